@@ -1,0 +1,135 @@
+"""The composition root: builds the house from its floors, one AsyncExitStack, and takes it down in reverse.
+
+Owns the trio run, the signals and the order of start and end. Holds no policy of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import trio
+
+from s3stream_daemon.config import MountConfig
+from s3stream_daemon.control import control_path, serve_control
+from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
+from s3stream_daemon.notify import notify
+from s3stream_daemon.readahead import raise_kernel_read_ahead
+from s3stream_daemon.startup import startup_error
+from s3stream_fs import __version__
+from s3stream_fs.bindings import pyfuse3_binding
+from s3stream_fs.cache.disk import open_disk_tier
+from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.errors import StoreError
+from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
+from s3stream_fs.namespace.inodes import InodeTable
+from s3stream_fs.namespace.tree import Tree
+from s3stream_fs.reading.planner import ReadAheadConfig
+from s3stream_fs.reading.reader import Reader
+from s3stream_fs.store import ObjectStore
+from s3stream_fs.store.retry import RetryingStore, RetryPolicy
+from s3stream_fs.store.s3 import open_s3
+
+log = logging.getLogger(__name__)
+
+_STARTUP_SECONDS: Final = 15.0
+"""How long a mount command tries to reach the bucket before it says that it cannot."""
+
+
+def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
+    """Mount and answer the kernel until somebody unmounts or a signal says stop.
+
+    Calls ``on_ready`` once the mount can be used. Raises UsageError for what the user can mend.
+    """
+    try:
+        trio.run(_serve, config, on_ready)
+    except BaseExceptionGroup as group:
+        # A nursery wraps what ends it; the user's mistake in it is what has to be told.
+        mistake = usage_error_in(group)
+        if mistake is None:
+            raise
+        raise mistake from None
+
+
+async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
+    source = str(config.source)
+    async with AsyncExitStack() as stack:
+        s3 = await stack.enter_async_context(open_s3(config.store))
+        await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
+        store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds))
+        space = f"{config.store.endpoint_url or 'aws'}/{config.source.bucket}"
+        with ending_with(ExitCode.CACHE):
+            disk = await stack.enter_async_context(open_disk_tier(config.disk, space))
+
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        memory = MemoryTier(config.memory_limit_nbytes)
+        fetcher = Fetcher(store, memory, disk, FetchConfig(), nursery)
+        reader = Reader(fetcher, ReadAheadConfig(), config.memory_limit_nbytes)
+        tree = Tree(store, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
+        inodes = InodeTable(config.source.prefix)
+        filesystem = FileSystem(
+            tree,
+            inodes,
+            reader,
+            disk,
+            FileSystemConfig(
+                attributes=config.attributes,
+                metadata_ttl_seconds=config.metadata_ttl_seconds,
+                deadline_seconds=config.read_deadline_seconds,
+                mounted_at_ns=time.time_ns(),
+            ),
+        )
+
+        def statistics() -> dict[str, object]:
+            return {
+                "version": __version__,
+                "source": source,
+                "mountpoint": str(config.mountpoint),
+                "filesystem": filesystem.statistics(),
+                "reading": reader.statistics(),
+                "fetch": fetcher.statistics(),
+                "memory": memory.statistics(),
+                "disk": disk.statistics(),
+                "namespace": tree.statistics(),
+                "inodes": inodes.statistics(),
+                "retries": store.statistics(),
+                "s3": s3.statistics(),
+            }
+
+        await nursery.start(serve_control, control_path(config.mountpoint), {"stats": statistics})
+        with ending_with(ExitCode.FUSE):
+            answer_kernel = await stack.enter_async_context(
+                pyfuse3_binding.mounted(filesystem, config.mountpoint, source, config.allow_other)
+            )
+        raise_kernel_read_ahead(config.mountpoint)
+        await nursery.start(_stop_on_signal)
+        log.info("mounted %s on %s", source, config.mountpoint)
+        notify("READY=1")
+        on_ready()
+        await answer_kernel()
+        notify("STOPPING=1")
+        log.info("unmounted %s from %s", source, config.mountpoint)
+
+
+async def _check_bucket(store: ObjectStore, config: MountConfig) -> None:
+    """One LIST of one key: the bucket exists, may be listed, and the credentials work."""
+    try:
+        with trio.fail_after(_STARTUP_SECONDS):
+            await store.list_page(config.source.prefix, limit=1)
+    except (StoreError, trio.TooSlowError) as error:
+        raise startup_error(error, config) from None
+
+
+async def _stop_on_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3_binding.terminate()
+            return

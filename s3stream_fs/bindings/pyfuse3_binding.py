@@ -1,0 +1,225 @@
+"""The binding over pyfuse3 (libfuse). Translates requests and replies; decides nothing.
+
+In pyfuse3 any exception other than FUSEError ends the mount, so every handler passes through ``_answered``.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+
+from s3stream_fs.errors import S3StreamError, UsageError, errno_of
+from s3stream_fs.filesystem.filesystem import FileSystem, Found
+from s3stream_fs.namespace.listing import Listing
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAX_TASKS: Final = 512
+"""Requests handled at once. A kernel sends at most max_background (12 by default) reads ahead, but one more for every
+process that waits; above this they queue in the kernel."""
+
+_PREFERRED_IO_NBYTES: Final = 128 * 1024
+"""What cp and others read at a time: a whole kernel read-ahead."""
+
+_STATFS_BLOCK_NBYTES: Final = 4096
+_STATFS_BLOCKS: Final = 1 << 38
+"""1 PiB, all of it free: a bucket has no size, and no tool shall believe that it is full."""
+_STATFS_FILES: Final = 1 << 40
+
+
+def _answered(
+    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
+) -> Callable[Concatenate[Operations, P], Awaitable[R]]:
+    """Turn what a handler raises into an errno; a bug is logged and becomes EIO."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except S3StreamError as error:
+            raise pyfuse3.FUSEError(errno_of(error)) from None
+        except Exception:
+            log.exception("bug: %s%r", handler.__name__, args)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return wrapper
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's requests, answered by a FileSystem.
+
+    A file handle is the inode number, so that a read needs no table. A directory handle is a key of ``_listings``.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+        self._listings: dict[int, tuple[int, Listing]] = {}
+        self._next_handle = 1
+        self._open_counts: dict[int, int] = {}
+
+    @_answered
+    async def lookup(self, parent: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
+        return _entry(await self._filesystem.lookup(parent, name))
+
+    @_answered
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for number, nlookup in inode_list:
+            self._filesystem.forget(number, nlookup)
+
+    @_answered
+    async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
+        return _entry(self._filesystem.getattr(inode))
+
+    @_answered
+    async def open(self, inode: int, flags: int, ctx: Any = None) -> pyfuse3.FileInfo:
+        self._filesystem.open(inode)
+        self._open_counts[inode] = self._open_counts.get(inode, 0) + 1
+        # The content of an inode never changes, so the kernel may keep its pages from one open to the next.
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
+
+    @_answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        # pyfuse3 takes any contiguous buffer, though its signature says bytes.
+        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value]
+
+    @_answered
+    async def flush(self, fh: int) -> None:
+        # Answered once, and the kernel never asks again: one message less per close.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @_answered
+    async def release(self, fh: int) -> None:
+        self._open_counts[fh] -= 1
+        if self._open_counts[fh] == 0:
+            del self._open_counts[fh]
+            self._filesystem.release(fh)
+
+    @_answered
+    async def opendir(self, inode: int, ctx: Any = None) -> pyfuse3.FileHandleT:
+        listing = self._filesystem.open_directory(inode)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._listings[handle] = (inode, listing)
+        return pyfuse3.FileHandleT(handle)
+
+    @_answered
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        inode, listing = self._listings[fh]
+        position = start_id
+        here = _entry(self._filesystem.getattr(inode))
+        for dot in (b".", b"..")[start_id:]:
+            position += 1
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dot), here, position):
+                return
+        valid_seconds = self._filesystem.seconds_valid(listing.fresh_until)
+        while True:
+            if position > start_id and not listing.settled(position - 2):
+                return  # what is known goes out now; the kernel comes back for the rest
+            entry = await self._filesystem.directory_entry(listing, position - 2)
+            if entry is None:
+                return
+            attributes = _entry(Found(self._filesystem.entry_attributes(entry), valid_seconds))
+            position += 1
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), attributes, position):
+                return
+            self._filesystem.remember(entry)
+
+    @_answered
+    async def releasedir(self, fh: int) -> None:
+        del self._listings[fh]
+
+    @_answered
+    async def statfs(self, ctx: Any = None) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _STATFS_BLOCK_NBYTES
+        data.f_blocks = data.f_bfree = data.f_bavail = _STATFS_BLOCKS
+        data.f_files = data.f_ffree = data.f_favail = _STATFS_FILES
+        data.f_namemax = 255
+        return data
+
+    @_answered
+    async def getxattr(self, inode: int, name: bytes, ctx: Any = None) -> bytes:
+        value = self._filesystem.xattrs(inode).get(name)
+        if value is None:
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @_answered
+    async def listxattr(self, inode: int, ctx: Any = None) -> Sequence[pyfuse3.XAttrNameT]:
+        return [pyfuse3.XAttrNameT(name) for name in self._filesystem.xattrs(inode)]
+
+    async def _refuse(self, *args: Any) -> Any:
+        """Every operation that would change anything. The mount is also read-only for the kernel, which asks rarely."""
+        raise pyfuse3.FUSEError(errno.EROFS)
+
+    create = link = mkdir = mknod = removexattr = rename = rmdir = _refuse
+    setattr = setxattr = symlink = unlink = write = _refuse
+
+
+def _entry(found: Found) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.entry_timeout = entry.attr_timeout = found.valid_seconds
+    attributes = found.attributes
+    if attributes is None:
+        # Inode 0 with a timeout: the kernel remembers that the name is absent.
+        entry.st_ino = pyfuse3.InodeT(0)
+        return entry
+    entry.st_ino = pyfuse3.InodeT(attributes.inode)
+    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_nlink = 1  # for directories too: it says that the number of sub-directories is not known
+    entry.st_size = attributes.size
+    entry.st_blocks = attributes.nblocks
+    entry.st_blksize = _PREFERRED_IO_NBYTES
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.mtime_ns
+    return entry
+
+
+@asynccontextmanager
+async def mounted(
+    filesystem: FileSystem, mountpoint: Path, source: str, allow_other: bool
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Mount for the time of the context. Yields the loop that answers the kernel until somebody unmounts.
+
+    ``source`` is what mount tables show. Raises UsageError where the kernel or fusermount3 refuses.
+    """
+    options = {f"fsname={source.translate(_FSNAME_ESCAPES)}", "subtype=s3stream", "ro", "default_permissions"}
+    if allow_other:
+        options.add("allow_other")
+    try:
+        pyfuse3.init(Operations(filesystem), str(mountpoint), options)
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot mount on {mountpoint}: FUSE refused ({error}); see the lines above or dmesg"
+        ) from None
+    try:
+        yield functools.partial(pyfuse3.main, min_tasks=8, max_tasks=_MAX_TASKS)
+    finally:
+        # Detaches even a busy mount; whoever has files open on it gets ENOTCONN from then on.
+        pyfuse3.close(unmount=True)
+
+
+def terminate() -> None:
+    """Make the loop of ``mounted`` return, as if somebody had unmounted."""
+    pyfuse3.terminate()
+
+
+_FSNAME_ESCAPES: Final = str.maketrans({",": r"\,", "\\": r"\\"})
+"""libfuse cuts options at commas and reads backslashes."""

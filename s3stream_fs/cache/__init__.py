@@ -1,0 +1,1 @@
+"""What has been fetched and is kept: in memory and on disk. Passive: nothing in here ever asks a store for anything."""

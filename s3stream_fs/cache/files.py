@@ -1,0 +1,121 @@
+"""The data files of the disk tier: one sparse file per object version, blocks at their natural offsets.
+
+Owns names, descriptors and permissions; follows no symlink. Knows nothing of blocks that count and those that do not:
+that is the index's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from s3stream_fs.errors import UsageError
+from s3stream_fs.types import ObjectId
+
+_SHARDS: Final = 256
+"""Sub-folders, so that a million files are 4,000 to a folder."""
+
+_MAX_PIECES: Final = 512
+"""Buffers in one pwritev; Linux takes 1,024."""
+
+
+class DataFile:
+    """An open data file. Closed when the last one who uses it lets go, so a reader in a thread is never cut off.
+
+    The descriptor stays good when the file is evicted (unlinked): its bytes stay what they were.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def write(self, offset: int, pieces: Sequence[memoryview]) -> None:
+        """Write the pieces one after the other at ``offset``. Raises OSError."""
+        left = [piece for piece in pieces if len(piece)]
+        while left:
+            written = os.pwritev(self.fd, left[:_MAX_PIECES], offset)
+            offset += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+
+
+def file_name(space: str, object_id: ObjectId) -> str:
+    """The name of an object's file: a hash, for keys are longer than names and hold anything."""
+    identity = f"{space}\0{object_id.key}\0{object_id.etag}\0{object_id.size}"
+    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class DataFiles:
+    """The folder with the data files. Raises OSError wherever the disk does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for shard in range(_SHARDS):
+                make_private_folder(folder / f"{shard:02x}")
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def open(self, name: str, *, create: bool = False) -> DataFile:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        fd = os.open(_path(name), flags, 0o600, dir_fd=self._fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(f"{name} is not a regular file")
+        return DataFile(fd)
+
+    def remove(self, name: str) -> None:
+        try:
+            os.unlink(_path(name), dir_fd=self._fd)
+        except FileNotFoundError:
+            pass  # another daemon that shares the folder was first
+
+    def free_nbytes(self) -> tuple[int, int]:
+        """Bytes that are free for this user, and bytes of the whole file system."""
+        status = os.fstatvfs(self._fd)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def names(self, shard: int) -> Iterator[tuple[str, float]]:
+        """The files of one shard, each with the time of its last change."""
+        with os.scandir(self._folder / f"{shard:02x}") as entries:
+            for entry in entries:
+                yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+
+    @property
+    def shards(self) -> range:
+        return range(_SHARDS)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make sure that ``folder`` is a real folder of ours that nobody else may enter. Raises UsageError or OSError."""
+    try:
+        os.mkdir(folder, 0o700)
+        return
+    except FileExistsError:
+        pass
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"cache folder: {folder} is not a folder (perhaps a symlink); remove it or use --cache-dir")
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"cache folder: {folder} belongs to another user; use another --cache-dir")
+    if status.st_mode & 0o077:
+        raise UsageError(f"cache folder: others may enter {folder}; run chmod 700 on it or use another --cache-dir")
+
+
+def _path(name: str) -> str:
+    return f"{name[:2]}/{name}"

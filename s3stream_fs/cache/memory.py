@@ -1,0 +1,157 @@
+"""The memory tier: parts that were fetched and may be read soon, and the one budget for all bytes in memory.
+
+Owns the budget: a GET reserves its bytes here before it starts, so that in flight plus held never exceeds the limit.
+Never fetches, never waits, never touches a disk.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+
+
+class Part:
+    """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
+
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "object_id")
+
+    def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
+        self.object_id = object_id
+        self.byte_range = byte_range
+        self.filled_to = byte_range.start
+        """Absolute offset up to which bytes have arrived; only grows."""
+        self._pieces: list[memoryview] = []
+        self._starts: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        return self.filled_to == self.byte_range.stop
+
+    @property
+    def pieces(self) -> tuple[memoryview, ...]:
+        """The bytes that have arrived so far, in order."""
+        return tuple(self._pieces)
+
+    def append(self, piece: memoryview) -> None:
+        """Take the next bytes. Raises ValueError for more bytes than the part has room for."""
+        if self.filled_to + len(piece) > self.byte_range.stop:
+            raise ValueError("more bytes than the part can hold")
+        if len(piece):
+            self._starts.append(self.filled_to)
+            self._pieces.append(piece)
+            self.filled_to += len(piece)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The bytes ``start`` to ``stop`` (absolute, already arrived). A copy only where they cross two pieces."""
+        index = bisect_right(self._starts, start) - 1
+        first = start - self._starts[index]
+        piece = self._pieces[index]
+        if first + stop - start <= len(piece):
+            return piece[first : first + stop - start]
+        joined = bytearray(stop - start)
+        position = start
+        while position < stop:
+            piece = self._pieces[index]
+            first = position - self._starts[index]
+            taken = piece[first : first + stop - position]
+            joined[position - start : position - start + len(taken)] = taken
+            position += len(taken)
+            index += 1
+        return memoryview(joined)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatistics:
+    """``nbytes_reserved`` is in flight, ``nbytes_held`` is complete; their sum is at most ``limit_nbytes``."""
+
+    limit_nbytes: int
+    nbytes_reserved: int
+    nbytes_held: int
+    parts_held: int
+    parts_evicted: int
+    parts_evicted_unread: int
+
+
+class MemoryTier:
+    """Complete parts, found by block, evicted when a reservation needs their room.
+
+    A part that was read to its end goes first (kernel pages and the disk tier hold it already), then the least recently
+    used one.
+    """
+
+    def __init__(self, limit_nbytes: int) -> None:
+        self._limit_nbytes = limit_nbytes
+        self._nbytes_reserved = 0
+        self._nbytes_held = 0
+        # The budget is kept here, not by the two caches, so that they share it: neither may evict on its own.
+        self._spent: LRUCache[Part, Part] = LRUCache(maxsize=float("inf"))
+        self._fresh: LRUCache[Part, Part] = LRUCache(maxsize=float("inf"))
+        self._by_object: dict[ObjectId, dict[int, Part]] = {}
+        self._parts_evicted = 0
+        self._parts_evicted_unread = 0
+
+    def reserve_nowait(self, nbytes: int) -> bool:
+        """Set ``nbytes`` aside for a GET, evicting what is held. False where even that would not make room."""
+        if self._nbytes_reserved + nbytes > self._limit_nbytes:
+            return False
+        while self._nbytes_reserved + self._nbytes_held + nbytes > self._limit_nbytes:
+            self._evict_one()
+        self._nbytes_reserved += nbytes
+        return True
+
+    def release(self, nbytes: int) -> None:
+        """Give a reservation back."""
+        self._nbytes_reserved -= nbytes
+
+    def hold(self, part: Part) -> None:
+        """Turn the reservation of a now complete part into a held part."""
+        self.release(len(part.byte_range))
+        self._nbytes_held += len(part.byte_range)
+        self._fresh[part] = part
+        blocks = self._by_object.setdefault(part.object_id, {})
+        for index in part.byte_range.blocks():
+            blocks[index] = part
+
+    def find(self, object_id: ObjectId, offset: int) -> Part | None:
+        """The held part in which ``offset`` lies."""
+        blocks = self._by_object.get(object_id)
+        return None if blocks is None else blocks.get(offset // BLOCK_BYTES)
+
+    def read(self, part: Part, start: int, stop: int) -> memoryview:
+        """Bytes of a held part; notes the use, and that a part read to its end is spent."""
+        if stop == part.byte_range.stop:
+            if self._fresh.pop(part, None) is not None:
+                self._spent[part] = part
+        elif part in self._fresh:
+            self._fresh[part]
+        return part.view(start, stop)
+
+    def statistics(self) -> MemoryStatistics:
+        return MemoryStatistics(
+            limit_nbytes=self._limit_nbytes,
+            nbytes_reserved=self._nbytes_reserved,
+            nbytes_held=self._nbytes_held,
+            parts_held=len(self._spent) + len(self._fresh),
+            parts_evicted=self._parts_evicted,
+            parts_evicted_unread=self._parts_evicted_unread,
+        )
+
+    def _evict_one(self) -> None:
+        if self._spent:
+            part, _ = self._spent.popitem()
+        else:
+            part, _ = self._fresh.popitem()
+            self._parts_evicted_unread += 1
+        self._parts_evicted += 1
+        self._nbytes_held -= len(part.byte_range)
+        blocks = self._by_object[part.object_id]
+        for index in part.byte_range.blocks():
+            # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
+            if blocks.get(index) is part:
+                del blocks[index]
+        if not blocks:
+            del self._by_object[part.object_id]

@@ -1,0 +1,84 @@
+"""Everything that can go wrong, named for what the caller can do about it.
+
+::
+
+    S3StreamError
+    ├── UsageError              the user can mend it: bad option, bucket, credentials, mount point
+    └── StoreError              one request to the store came to nothing
+        ├── NotFound            no such key (or bucket)
+        ├── Denied              403, or no usable credentials
+        │   └── Archived        the object must be restored from its archive first
+        ├── ObjectChanged       the key now holds another version (412)
+        └── Transient           asking again may help; the retry policy decides, nobody else
+            ├── Throttled       503 SlowDown, 429
+            └── StoreUnavailable  5xx, network trouble, short body, time-out; also what is raised once retries are spent
+
+Foreign errors are turned into these at the border (``store/``), by a table. Only ``errno_of`` turns them into errno.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from typing import Final
+
+
+class S3StreamError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class UsageError(S3StreamError):
+    """The user can mend it. ``str()`` is one line that says what is wrong and what to do."""
+
+
+class StoreError(S3StreamError):
+    """A request to the store failed. ``request_id`` is the store's own, where it gave one."""
+
+    def __init__(self, message: str, *, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+    def again(self) -> StoreError:
+        """The same error, to be raised to one more waiter: each adds its own traceback."""
+        return copy.copy(self)
+
+
+class NotFound(StoreError):
+    """There is no such key."""
+
+
+class Denied(StoreError):
+    """The store refuses: permissions, or credentials that are missing or expired after a refresh."""
+
+
+class Archived(Denied):
+    """The object lies in an archive and has to be restored before it can be read."""
+
+
+class ObjectChanged(StoreError):
+    """The object was replaced since its version was learnt."""
+
+
+class Transient(StoreError):
+    """Asking again may help."""
+
+
+class Throttled(Transient):
+    """The store asks for fewer requests."""
+
+
+class StoreUnavailable(Transient):
+    """The store, or the way to it, is out of order."""
+
+
+_ERRNO: Final[tuple[tuple[type[S3StreamError], int], ...]] = (
+    (NotFound, errno.ENOENT),
+    (Denied, errno.EACCES),
+    (ObjectChanged, errno.ESTALE),
+    (StoreError, errno.EIO),
+)
+
+
+def errno_of(error: S3StreamError) -> int:
+    """The errno that a program gets for ``error``; EIO for what has no better name."""
+    return next((number for kind, number in _ERRNO if isinstance(error, kind)), errno.EIO)

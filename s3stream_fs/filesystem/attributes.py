@@ -1,0 +1,54 @@
+"""What stat shows, worked out from an inode. Pure."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from s3stream_fs.types import ObjectInfo
+
+_ALL_READ = 0o444
+_ALL_READ_AND_SEARCH = 0o555
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeConfig:
+    """Owner and permission bits that all files and directories show.
+
+    ``file_mode`` and ``dir_mode`` are permission bits; write bits in them are dropped, since nothing can be written.
+    """
+
+    uid: int
+    gid: int
+    file_mode: int = _ALL_READ
+    dir_mode: int = _ALL_READ_AND_SEARCH
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """One stat result in this package's own type. ``mode`` holds file type and permission bits, times are in ns."""
+
+    inode: int
+    mode: int
+    size: int
+    mtime_ns: int
+    uid: int
+    gid: int
+
+    @property
+    def nblocks(self) -> int:
+        """512-byte units, as ``st_blocks`` counts them."""
+        return -(-self.size // 512)
+
+
+def file_attributes(number: int, info: ObjectInfo, config: AttributeConfig) -> Attributes:
+    """A file: read-only, its real size, mode 000 while it lies in an archive."""
+    permissions = 0 if info.archived else config.file_mode & _ALL_READ_AND_SEARCH
+    return Attributes(number, stat.S_IFREG | permissions, info.id.size, info.mtime_ns, config.uid, config.gid)
+
+
+def directory_attributes(number: int, mtime_ns: int, config: AttributeConfig) -> Attributes:
+    """A directory: S3 keeps no times for it, so it shows when it was mounted."""
+    return Attributes(
+        number, stat.S_IFDIR | config.dir_mode & _ALL_READ_AND_SEARCH, 0, mtime_ns, config.uid, config.gid
+    )

@@ -1,0 +1,119 @@
+"""Inodes: numbers for what names stand for, and those that the kernel remembers.
+
+A number is worked out from what it stands for (key and ETag of a file, prefix of a directory), so the same version has
+the same number after it was forgotten, in readdir as in stat, and no table of all files is needed. An inode is bound to
+one ObjectId for life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from s3stream_fs.errors import NotFound
+from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.types import ObjectInfo
+
+ROOT: Final = 1
+"""The number that FUSE gives to the root."""
+
+_FIRST: Final = 16
+"""Smaller numbers are left to the root and to the kernel's own meanings (0 says: no such entry)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInode:
+    number: int
+    info: ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryInode:
+    number: int
+    prefix: str
+
+
+Inode = FileInode | DirectoryInode
+
+
+@dataclass(frozen=True, slots=True)
+class InodeStatistics:
+    """``remembered`` inodes are those that the kernel holds references to."""
+
+    remembered: int
+    collisions: int
+
+
+class InodeTable:
+    """The inodes that the kernel knows, with its count of references to each. A forgotten inode costs nothing."""
+
+    def __init__(self, root_prefix: str) -> None:
+        self._inodes: dict[int, Inode] = {ROOT: DirectoryInode(ROOT, root_prefix)}
+        self._nlookup: dict[int, int] = {ROOT: 1}
+        self._collisions = 0
+
+    def number_of(self, entry: Entry) -> int:
+        """The number that this entry has, remembered or not."""
+        name = _identity(entry)
+        attempt = 0
+        while True:
+            digest = blake2b(name, digest_size=8, salt=attempt.to_bytes(16, "little")).digest()
+            number = max(int.from_bytes(digest, "little"), _FIRST)
+            known = self._inodes.get(number)
+            if known is None or _stands_for(known, entry):
+                return number
+            # Two of 64 bits the same: one chance in millions for a whole bucket, but then wrong bytes. Try the next.
+            self._collisions += 1
+            attempt += 1
+
+    def remember(self, entry: Entry) -> Inode:
+        """The inode of an entry that the kernel is being told of: one reference more.
+
+        What may change within a version (an archived object was restored) is brought up to date.
+        """
+        number = self.number_of(entry)
+        inode: Inode
+        if isinstance(entry, FileEntry):
+            inode = FileInode(number, entry.info)
+        else:
+            inode = DirectoryInode(number, entry.prefix)
+        self._inodes[number] = inode
+        self._nlookup[number] = self._nlookup.get(number, 0) + 1
+        return inode
+
+    def get(self, number: int) -> Inode:
+        """The inode with this number. Raises NotFound where the kernel was never told of it, or has forgotten it."""
+        inode = self._inodes.get(number)
+        if inode is None:
+            raise NotFound(f"inode {number} is not known")
+        return inode
+
+    def forget(self, number: int, nlookup: int) -> None:
+        """The kernel gives ``nlookup`` references back. The root stays."""
+        left = self._nlookup.get(number, 0) - nlookup
+        if left > 0 or number == ROOT:
+            self._nlookup[number] = max(left, 1)
+        else:
+            self._nlookup.pop(number, None)
+            self._inodes.pop(number, None)
+
+    def statistics(self) -> InodeStatistics:
+        return InodeStatistics(remembered=len(self._inodes), collisions=self._collisions)
+
+
+def _identity(entry: Entry) -> bytes:
+    if isinstance(entry, DirectoryEntry):
+        return b"d\0" + entry.prefix.encode("utf-8", "surrogatepass")
+    # NUL cannot stand in a shown key, so no two versions spell the same.
+    return b"f\0%b\0%b\0%d" % (
+        entry.info.id.key.encode("utf-8", "surrogatepass"),
+        entry.info.id.etag.encode("utf-8", "surrogatepass"),
+        entry.info.id.size,
+    )
+
+
+def _stands_for(inode: Inode, entry: Entry) -> bool:
+    if isinstance(inode, FileInode):
+        return isinstance(entry, FileEntry) and inode.info.id == entry.info.id
+    return isinstance(entry, DirectoryEntry) and inode.prefix == entry.prefix

@@ -1,0 +1,263 @@
+"""The tree: what a name in a directory is, answered with as few requests as the time to live allows.
+
+Owns the listings and single answers that are still fresh, and the tasks that load listings. A listing answers for every
+name of its directory; where there is none, one LIST that begins with the name answers for the name alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+from cachetools import LRUCache
+
+from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable
+from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.keys import text_of
+from s3stream_fs.namespace.listing import Listing, Unknown
+from s3stream_fs.store import ObjectStore
+from s3stream_fs.types import ObjectId, ObjectInfo
+
+log = logging.getLogger(__name__)
+
+_MAX_ENTRIES: Final = 2_000_000
+"""Entries in all listings that are kept, at some 350 bytes each. Above it the least recently used listing goes."""
+
+_MAX_ANSWERS: Final = 100_000
+"""Single answers that are kept, present or absent."""
+
+_LOOKUPS_BEFORE_LISTING: Final = 4
+"""How many different names may be asked for one by one before the directory is listed. A guess: a script that opens a
+few known files pays for those; one that probes or walks pays one LIST per 1,000 entries."""
+
+_LOOKUP_LIMIT: Final = 100
+"""Keys in the page that answers one lookup. The file comes first; the directory comes after names that go on with a
+character below '/', which are rarely many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``entry`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
+
+    entry: Entry | None
+    fresh_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class TreeStatistics:
+    """``answered_from_*`` count lookups that cost no request of their own; ``hidden_keys`` those no path can name."""
+
+    lookups: int
+    answered_from_listings: int
+    answered_from_answers: int
+    listings_started: int
+    listings_kept: int
+    entries_kept: int
+    hidden_keys: int
+    unreachable_markers: int
+
+
+class Tree:
+    def __init__(self, store: ObjectStore, *, ttl_seconds: float, nursery: trio.Nursery) -> None:
+        self._store = store
+        self._ttl_seconds = ttl_seconds
+        self._nursery = nursery
+        self._listings: dict[str, Listing] = {}
+        """By prefix, least recently used first."""
+        self._entries_kept = 0
+        self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
+        self._asking: dict[tuple[str, bytes], trio.Event] = {}
+        """Lookups under way; whoever asks for the same name waits for them (single flight)."""
+        self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)
+        """Names asked for one by one, by directory, and until when they count."""
+        self._thawed: LRUCache[ObjectId, tuple[bool, float]] = LRUCache(maxsize=10_000)
+        """Archived objects that were asked whether they have been restored."""
+        self._reported: LRUCache[tuple[str, object], None] = LRUCache(maxsize=10_000)
+        self._lookups = 0
+        self._answered_from_listings = 0
+        self._answered_from_answers = 0
+        self._listings_started = 0
+        self._hidden_keys = 0
+        self._unreachable_markers = 0
+
+    async def lookup(self, prefix: str, name: bytes) -> Answer:
+        """What ``name`` is in the directory ``prefix``. Raises StoreError where the store does not tell."""
+        self._lookups += 1
+        text = text_of(name)
+        if text is None:
+            return Answer(None, trio.current_time() + self._ttl_seconds)
+        answer = await self._answer(prefix, name, text)
+        if isinstance(answer.entry, FileEntry) and answer.entry.info.archived:
+            return Answer(replace(answer.entry, info=await self._thaw(answer.entry.info)), answer.fresh_until)
+        return answer
+
+    def open_listing(self, prefix: str) -> Listing:
+        """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
+        listing = self._fresh_listing(prefix)
+        if listing is None:
+            now = trio.current_time()
+            listing = Listing(prefix, now, now + self._ttl_seconds)
+            self._listings_started += 1
+            self._keep(listing)
+            self._nursery.start_soon(self._load, listing)
+        return listing
+
+    def statistics(self) -> TreeStatistics:
+        return TreeStatistics(
+            lookups=self._lookups,
+            answered_from_listings=self._answered_from_listings,
+            answered_from_answers=self._answered_from_answers,
+            listings_started=self._listings_started,
+            listings_kept=len(self._listings),
+            entries_kept=sum(len(listing) for listing in self._listings.values()),
+            hidden_keys=self._hidden_keys,
+            unreachable_markers=self._unreachable_markers,
+        )
+
+    async def _answer(self, prefix: str, name: bytes, text: str) -> Answer:
+        while True:
+            listing = self._fresh_listing(prefix)
+            if listing is None and self._listing_is_due(prefix, name):
+                listing = self.open_listing(prefix)
+            if listing is not None:
+                # The first page takes as long as a question of our own. Later pages are not waited for: a directory
+                # of a million keys has a thousand of them.
+                await listing.wait_first_page()
+                entry = listing.find(name)
+                if not isinstance(entry, Unknown):
+                    self._answered_from_listings += 1
+                    return Answer(entry, listing.fresh_until)
+            kept = self._answers.get((prefix, name))
+            if kept is not None and kept.fresh_until > trio.current_time():
+                self._answered_from_answers += 1
+                return kept
+            under_way = self._asking.get((prefix, name))
+            if under_way is None:
+                return await self._ask(prefix, name, text)
+            await under_way.wait()
+            if self._ttl_seconds == 0 and (kept := self._answers.get((prefix, name))) is not None:
+                return kept  # what was under way while it was asked for is as fresh as can be
+
+    async def _ask(self, prefix: str, name: bytes, text: str) -> Answer:
+        """Ask the store for one name, and keep the answer."""
+        done = self._asking[prefix, name] = trio.Event()
+        try:
+            fresh_until = trio.current_time() + self._ttl_seconds
+            answer = Answer(await self._entry_of(prefix, name, text), fresh_until)
+            self._answers[prefix, name] = answer
+            return answer
+        finally:
+            del self._asking[prefix, name]
+            done.set()
+
+    async def _entry_of(self, prefix: str, name: bytes, text: str) -> Entry | None:
+        """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
+
+        A second one is needed only where so many keys go on with a character below '/' that the directory, which comes
+        after them, does not fit the page.
+        """
+        key = prefix + text
+        directory = DirectoryEntry(name, key + "/")
+        page = await self._store.list_page(key, limit=_LOOKUP_LIMIT)
+        if directory.prefix in page.prefixes:
+            return directory
+        if page.next_token is not None and page.last.encode() < directory.prefix.encode():
+            below = await self._store.list_page(directory.prefix, limit=1)
+            if below.objects or below.prefixes:
+                return directory
+        for info in page.objects:
+            if info.id.key == key:
+                return FileEntry(name, info)
+        return None
+
+    async def _thaw(self, info: ObjectInfo) -> ObjectInfo:
+        """Ask whether an archived object has been restored; listings of many stores do not say."""
+        known = self._thawed.get(info.id)
+        if known is None or known[1] <= trio.current_time():
+            fresh_until = trio.current_time() + self._ttl_seconds
+            try:
+                head = await self._store.head(info.id.key)
+            except NotFound:
+                return info
+            known = self._thawed[info.id] = (head.id == info.id and not head.archived, fresh_until)
+        return replace(info, restored=known[0])
+
+    def _fresh_listing(self, prefix: str) -> Listing | None:
+        listing = self._listings.get(prefix)
+        if listing is None:
+            return None
+        if listing.error is None and (listing.loading or listing.fresh_until > trio.current_time()):
+            self._listings[prefix] = self._listings.pop(prefix)  # now the most recently used
+            return listing
+        self._drop(prefix)
+        return None
+
+    def _listing_is_due(self, prefix: str, name: bytes) -> bool:
+        """Count a name that is asked for; True once there were so many that a listing is cheaper."""
+        if self._ttl_seconds == 0:
+            return False  # every name is asked for every time, so a listing would serve one question
+        now = trio.current_time()
+        until, names = self._asked.get(prefix, (0.0, set()))
+        if until <= now:
+            until, names = now + self._ttl_seconds, set()
+        names.add(name)
+        if len(names) < _LOOKUPS_BEFORE_LISTING:
+            self._asked[prefix] = (until, names)
+            return False
+        self._asked.pop(prefix, None)
+        return True
+
+    def _keep(self, listing: Listing) -> None:
+        self._drop(listing.prefix)
+        self._listings[listing.prefix] = listing
+
+    def _drop(self, prefix: str) -> None:
+        listing = self._listings.pop(prefix, None)
+        if listing is not None and listing.complete:
+            self._entries_kept -= len(listing)
+
+    async def _load(self, listing: Listing) -> None:
+        token: str | None = None
+        try:
+            while True:
+                page = await self._store.list_page(listing.prefix, token=token)
+                listing.add_page(page)
+                token = page.next_token
+                if token is None:
+                    break
+        except StoreError as error:
+            listing.fail(error)
+            return
+        except Exception:
+            log.exception("bug: listing %r", listing.prefix)
+            listing.fail(StoreUnavailable("internal error, see the log"))
+            return
+        listing.finish()
+        self._report(listing)
+        if self._listings.get(listing.prefix) is listing:
+            self._entries_kept += len(listing)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Let the least recently used listings go until the rest fits. Whoever holds one keeps it."""
+        for prefix, listing in list(self._listings.items())[:-1]:
+            if self._entries_kept <= _MAX_ENTRIES:
+                return
+            if listing.complete:
+                self._drop(prefix)
+
+    def _report(self, listing: Listing) -> None:
+        """Count what the listing cannot show, and say so once per directory and reason."""
+        for reason, (count, example) in listing.hidden.items():
+            if (listing.prefix, reason) not in self._reported:
+                self._reported[listing.prefix, reason] = None
+                self._hidden_keys += count
+                log.warning("%d keys under %r are hidden, such as %r: %s", count, listing.prefix, example, reason.value)
+        if listing.marker_nbytes and (listing.prefix, "marker") not in self._reported:
+            self._reported[listing.prefix, "marker"] = None
+            self._unreachable_markers += 1
+            log.warning(
+                "%r is shown as a directory; its %d bytes cannot be read", listing.prefix, listing.marker_nbytes
+            )

@@ -1,0 +1,85 @@
+"""The reader: serves one read from wherever its bytes are, and keeps each object's streams.
+
+Owns the planners. Makes no requests itself and holds no bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from cachetools import LRUCache
+
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.reading.planner import Planner, ReadAheadConfig
+from s3stream_fs.types import ByteRange, ObjectId
+
+_MAX_PLANNERS: Final = 1024
+"""Objects whose streams are remembered; an object that is read again after 1,024 others starts afresh."""
+
+_SHARED_WINDOWS: Final = 4
+"""How many objects the read-ahead budget is divided among at least; with more large objects being read at once, the
+memory tier evicts and drops what does not fit. A guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStatistics:
+    """``seconds_waited`` adds up, over all readers, the time in which their bytes were not there yet."""
+
+    reads: int
+    nbytes_read: int
+    reads_that_waited: int
+    seconds_waited: float
+
+
+class Reader:
+    def __init__(self, fetcher: Fetcher, config: ReadAheadConfig, memory_limit_nbytes: int) -> None:
+        self._fetcher = fetcher
+        self._config = config
+        # Half of the memory may be read-ahead; the other half is for demand and for what is in flight.
+        self._max_window_nbytes = memory_limit_nbytes // 2 // _SHARED_WINDOWS
+        self._planners: LRUCache[ObjectId, Planner] = LRUCache(maxsize=_MAX_PLANNERS)
+        self._reads = 0
+        self._nbytes_read = 0
+        self._reads_that_waited = 0
+        self._seconds_waited = 0.0
+
+    async def read(self, object_id: ObjectId, offset: int, size: int) -> memoryview:
+        """At most ``size`` bytes at ``offset``, fewer only at the end of the object. Raises StoreError."""
+        stop = min(offset + size, object_id.size)
+        if offset >= stop:
+            return memoryview(b"")
+        wanted = ByteRange(offset, stop)
+        planner = self._planner(object_id)
+        view = self._fetcher.view_nowait(object_id, wanted)
+        if view is None and not self._fetcher.coming(object_id, offset):
+            planner.lost(offset)
+        plan = planner.on_read(offset, len(wanted), self._max_window_nbytes)
+        if view is not None:
+            if plan.ahead is not None:
+                self._fetcher.want_nowait(object_id, plan.ahead, plan.part_nbytes)
+        else:
+            started = trio.current_time()
+            self._reads_that_waited += 1
+            try:
+                view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes)
+            finally:
+                self._seconds_waited += trio.current_time() - started
+        self._reads += 1
+        self._nbytes_read += len(view)
+        return view
+
+    def close_nowait(self, object_id: ObjectId) -> None:
+        """A hint that nobody has this object open: its read-ahead that has not started is dropped."""
+        self._planners.pop(object_id, None)
+        self._fetcher.drop_ahead_nowait(object_id)
+
+    def statistics(self) -> ReadStatistics:
+        return ReadStatistics(self._reads, self._nbytes_read, self._reads_that_waited, self._seconds_waited)
+
+    def _planner(self, object_id: ObjectId) -> Planner:
+        planner = self._planners.get(object_id)
+        if planner is None:
+            planner = self._planners[object_id] = Planner(object_id.size, self._config)
+        return planner

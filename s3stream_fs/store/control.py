@@ -1,0 +1,185 @@
+"""The control plane: credentials, HEAD, LIST, and the GETs that the data plane cannot name. aiobotocore on trio.
+
+Slow per request (about 1 ms of this thread) and complete: it knows every credential source of the AWS chain and takes
+any key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import unquote
+
+import botocore
+import botocore.exceptions
+from aiobotocore.config import AioConfig
+from aiobotocore.httpxsession import HttpxSession
+from aiobotocore.session import AioSession
+
+from s3stream_fs.errors import Denied, StoreError, StoreUnavailable, UsageError
+from s3stream_fs.store import Deliver
+from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.faults import from_botocore
+from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
+
+_CONNECT_SECONDS: Final = 10
+"""A store that does not take a connection by then is tried again, perhaps at another address."""
+_READ_SECONDS: Final = 20
+"""A page of 1,000 keys takes 0.1 s; without a byte for this long the connection is taken for dead."""
+_CONNECTIONS: Final = 64
+"""Listings and lookups at once."""
+
+_MAX_OBJECT_NBYTES: Final = 1 << 53
+"""No store holds objects of 8 PiB; a listing that says so is wrong, and some programs would overflow."""
+
+_RESTORED: Final = re.compile(r'ongoing-request="false"')
+
+
+class ControlPlane:
+    """Requests through one aiobotocore client. All errors are StoreErrors."""
+
+    def __init__(self, client: Any, session: AioSession, config: S3Config, region: str) -> None:
+        self._client = client
+        self._session = session
+        self._bucket = config.bucket
+        self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
+        self.region = region
+        self.endpoint_url = str(client.meta.endpoint_url)
+
+    async def credentials(self) -> Any:
+        """The chain's credentials at this moment, refreshed where they were about to expire. Raises Denied."""
+        try:
+            credentials = await self._session.get_credentials()
+            if credentials is None:
+                raise Denied("no usable credentials were found")
+            return await credentials.get_frozen_credentials()
+        except botocore.exceptions.BotoCoreError as error:
+            raise from_botocore(error) from None
+
+    async def head(self, key: str) -> ObjectInfo:
+        answer = await self._call("head_object", Key=key)
+        restored = bool(_RESTORED.search(answer.get("Restore", "")))
+        return _info(
+            key,
+            answer.get("ETag", ""),
+            answer.get("ContentLength"),
+            answer.get("LastModified"),
+            # Only the classes that are not the standard one are named.
+            answer.get("StorageClass", "STANDARD"),
+            restored,
+            answer.get("VersionId"),
+        )
+
+    async def list_page(self, prefix: str, delimiter: str, token: str | None, start_after: str, limit: int) -> ListPage:
+        arguments: dict[str, Any] = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
+        if delimiter:
+            arguments["Delimiter"] = delimiter
+        if token is not None:
+            arguments["ContinuationToken"] = token
+        elif start_after:
+            arguments["StartAfter"] = start_after
+        answer = await self._call("list_objects_v2", OptionalObjectAttributes=["RestoreStatus"], **arguments)
+        # Some stores ignore encoding-type, and then a percent sign in a key is a percent sign.
+        decoded = unquote if answer.get("EncodingType") == "url" else str
+        objects = []
+        for listed in answer.get("Contents", ()):
+            key = decoded(listed["Key"])
+            if not key.startswith(prefix):
+                raise StoreError(f"the store lists {key!r} under {prefix!r}; it cannot be trusted")
+            restore = listed.get("RestoreStatus", {})
+            objects.append(
+                _info(
+                    key,
+                    listed.get("ETag", ""),
+                    listed.get("Size"),
+                    listed.get("LastModified"),
+                    listed.get("StorageClass", "STANDARD"),
+                    bool(restore) and not restore.get("IsRestoreInProgress", True),
+                    None,
+                )
+            )
+        prefixes = []
+        for rolled_up in answer.get("CommonPrefixes", ()):
+            common = decoded(rolled_up["Prefix"])
+            if not common.startswith(prefix) or len(common) <= len(prefix):
+                raise StoreError(f"the store lists {common!r} under {prefix!r}; it cannot be trusted")
+            prefixes.append(common)
+        next_token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        if next_token is not None and (next_token == token or not (objects or prefixes)):
+            raise StoreError(f"the listing of {prefix!r} does not come to an end")
+        return ListPage(tuple(objects), tuple(prefixes), next_token)
+
+    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+        match = {"IfMatch": f'"{object_id.etag}"'} if object_id.etag else {}
+        span = f"bytes={byte_range.start}-{byte_range.stop - 1}"
+        answer = await self._call("get_object", Key=object_id.key, Range=span, **match)
+        if answer.get("ContentRange", "") != f"{span.replace('=', ' ')}/{object_id.size}":
+            raise StoreUnavailable("the store answers with another range than was asked for")
+        try:
+            async with answer["Body"] as stream:
+                body = await stream.read()
+        except Exception as error:
+            raise from_botocore(error) from None
+        if len(body) != len(byte_range):
+            raise StoreUnavailable(f"the body has {len(body)} bytes instead of {len(byte_range)}")
+        deliver(memoryview(body))
+
+    async def _call(self, operation: str, **arguments: Any) -> Any:
+        try:
+            return await getattr(self._client, operation)(Bucket=self._bucket, **arguments, **self._payer)
+        except Exception as error:
+            # Also what httpx raises beside botocore's own: none of it may pass this border.
+            raise from_botocore(error) from None
+
+
+@asynccontextmanager
+async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
+    """A client for the bucket. Raises UsageError for a profile or region that does not exist."""
+    async with AsyncExitStack() as stack:
+        try:
+            session = AioSession(profile=config.profile)
+            region = config.region or session.get_config_variable("region") or "us-east-1"
+            client = await stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=config.endpoint_url,
+                    config=AioConfig(
+                        http_session_cls=HttpxSession,  # runs on trio
+                        signature_version=botocore.UNSIGNED if config.anonymous else None,
+                        retries={"total_max_attempts": 1},
+                        s3={"addressing_style": "virtual" if config.virtual_hosted else "path"},
+                        connect_timeout=_CONNECT_SECONDS,
+                        read_timeout=_READ_SECONDS,
+                        max_pool_connections=_CONNECTIONS,
+                        user_agent_extra="s3stream-fs",
+                    ),
+                )
+            )
+        except botocore.exceptions.ProfileNotFound:
+            raise UsageError(f"there is no AWS profile {config.profile!r}; see ~/.aws/config") from None
+        except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            raise UsageError(f"cannot set up a client for S3: {error}") from None
+        control = ControlPlane(client, session, config, region)
+        yield control
+
+
+def _info(
+    key: str,
+    etag: str,
+    size: object,
+    modified: object,
+    storage_class: str,
+    restored: bool,
+    version_id: str | None,
+) -> ObjectInfo:
+    """What the store says, checked: nothing of it is trusted."""
+    if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
+        raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
+    mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
+    return ObjectInfo(
+        ObjectId(key, etag.removeprefix("W/").strip('"'), size), mtime_ns, storage_class, restored, version_id
+    )

@@ -1,0 +1,124 @@
+"""The one retry policy: asks again where asking again may help, until a deadline.
+
+Nobody else retries. A GET goes on from where the delivered bytes end, so no byte is delivered twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+from s3stream_fs.errors import StoreUnavailable, Throttled, Transient
+from s3stream_fs.store import Deliver, ObjectStore
+from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Full jitter: before try n+1 it waits a random time between 0 and base * 2^n, at most the cap.
+
+    ``base_seconds``: about a first byte from a near store, so that a single lost connection costs little.
+    ``cap_seconds``: S3 forgets a SlowDown within seconds.
+    """
+
+    deadline_seconds: float = 120.0
+    base_seconds: float = 0.05
+    cap_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStatistics:
+    """``retries`` counts requests that were sent again, ``throttled`` those because the store asked for fewer."""
+
+    retries: int
+    throttled: int
+    given_up: int
+
+
+class RetryingStore:
+    """An ObjectStore that hides the transient errors of another one."""
+
+    def __init__(self, inner: ObjectStore, policy: RetryPolicy, rng: random.Random | None = None) -> None:
+        self._inner = inner
+        self._policy = policy
+        self._rng = rng or random.Random()
+        self._retries = 0
+        self._throttled = 0
+        self._given_up = 0
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._retried(f"HEAD of {key!r}", lambda: self._inner.head(key))
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
+    ) -> ListPage:
+        return await self._retried(
+            f"LIST of {prefix!r}",
+            lambda: self._inner.list_page(
+                prefix, delimiter=delimiter, token=token, start_after=start_after, limit=limit
+            ),
+        )
+
+    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+        position = byte_range.start
+
+        def counted(piece: memoryview) -> None:
+            nonlocal position
+            position += len(piece)
+            deliver(piece)
+
+        async def rest() -> None:
+            if position < byte_range.stop:
+                await self._inner.get_range(object_id, ByteRange(position, byte_range.stop), counted)
+
+        await self._retried(f"GET of {object_id.key!r} bytes {byte_range.start}-{byte_range.stop - 1}", rest)
+
+    def statistics(self) -> RetryStatistics:
+        return RetryStatistics(self._retries, self._throttled, self._given_up)
+
+    async def _retried(self, what: str, request: Callable[[], Awaitable[T]]) -> T:
+        deadline = trio.current_time() + self._policy.deadline_seconds
+        ntries = 0
+        last: Transient | None = None
+        while True:
+            ntries += 1
+            with trio.move_on_at(deadline):
+                try:
+                    return await request()
+                except Transient as error:
+                    last = error
+                    self._throttled += isinstance(error, Throttled)
+            pause = self._rng.uniform(0, min(self._policy.cap_seconds, self._policy.base_seconds * 2**ntries))
+            if trio.current_time() + pause >= deadline:
+                break
+            self._retries += 1
+            await trio.sleep(pause)
+        self._given_up += 1
+        cause = str(last) if last is not None else "no answer"
+        request_id = last.request_id if last is not None else ""
+        seconds = self._policy.deadline_seconds
+        # Said once, when it is given up: a line per retry would bury it.
+        log.error(
+            "%s failed: %d tries in %g s, the last one: %s%s",
+            what,
+            ntries,
+            seconds,
+            cause,
+            f" [request id {request_id}]" if request_id else "",
+        )
+        raise StoreUnavailable(f"{what}: {cause} ({ntries} tries in {seconds:g} s)", request_id=request_id)

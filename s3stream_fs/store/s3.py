@@ -1,0 +1,117 @@
+"""S3 as an ObjectStore: HEAD and LIST by the control plane, data by the data plane. Counts requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from s3stream_fs.errors import StoreError, Throttled
+from s3stream_fs.store import Deliver
+from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.control import ControlPlane, open_control_plane
+from s3stream_fs.store.data import DataPlane, open_data_plane
+from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class S3Statistics:
+    """Requests sent, by kind, retries included; what came back; and what is under way."""
+
+    heads: int
+    lists: int
+    gets: int
+    nbytes_received: int
+    errors: int
+    throttled: int
+    in_flight: int
+
+
+class S3Store:
+    """One bucket of one S3."""
+
+    def __init__(self, control: ControlPlane, data: DataPlane | None) -> None:
+        self._control = control
+        self._data = data
+        self._heads = 0
+        self._lists = 0
+        self._gets = 0
+        self._nbytes_received = 0
+        self._errors = 0
+        self._throttled = 0
+        self._in_flight = 0
+
+    async def head(self, key: str) -> ObjectInfo:
+        self._heads += 1
+        with self._counted():
+            return await self._control.head(key)
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
+    ) -> ListPage:
+        self._lists += 1
+        with self._counted():
+            return await self._control.list_page(prefix, delimiter, token, start_after, limit)
+
+    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+        def counted(piece: memoryview) -> None:
+            self._nbytes_received += len(piece)
+            deliver(piece)
+
+        self._gets += 1
+        plane = self._data if self._data is not None and _data_plane_takes(object_id.key) else self._control
+        with self._counted():
+            await plane.get_range(object_id, byte_range, counted)
+
+    def statistics(self) -> S3Statistics:
+        return S3Statistics(
+            heads=self._heads,
+            lists=self._lists,
+            gets=self._gets,
+            nbytes_received=self._nbytes_received,
+            errors=self._errors,
+            throttled=self._throttled,
+            in_flight=self._in_flight,
+        )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        try:
+            yield
+        except StoreError as error:
+            self._errors += 1
+            self._throttled += isinstance(error, Throttled)
+            raise
+        finally:
+            self._in_flight -= 1
+
+
+@asynccontextmanager
+async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
+    """The bucket, for the time of the context. Sends no request. Raises UsageError."""
+    async with open_control_plane(config) as control:
+        if config.bucket.startswith("arn:"):
+            # obstore knows no access points by ARN; botocore does.
+            yield S3Store(control, None)
+            return
+        endpoint = control.endpoint_url
+        if config.virtual_hosted:
+            parts = urlsplit(endpoint)
+            endpoint = parts._replace(netloc=f"{config.bucket}.{parts.netloc}").geturl()
+        async with open_data_plane(config, endpoint, control.region, control.credentials) as data:
+            yield S3Store(control, data)
+
+
+def _data_plane_takes(key: str) -> bool:
+    """obstore refuses keys with control characters, and with segments that are empty, '.' or '..'."""
+    return not any(char < " " or char == "\x7f" for char in key) and not any(
+        segment in ("", ".", "..") for segment in key.split("/")
+    )

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3stream_fs.cache.memory import MemoryTier, Part
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+
+OBJECT = ObjectId("key", "etag", 100 * BLOCK_BYTES)
+
+
+def filled(tier: MemoryTier, first_block: int, nblocks: int = 1, object_id: ObjectId = OBJECT) -> Part:
+    part = Part(object_id, ByteRange(first_block * BLOCK_BYTES, (first_block + nblocks) * BLOCK_BYTES))
+    assert tier.reserve_nowait(len(part.byte_range))
+    part.append(memoryview(bytes([first_block]) * len(part.byte_range)))
+    tier.hold(part)
+    return part
+
+
+@given(pieces=st.lists(st.binary(min_size=0, max_size=50), min_size=1, max_size=8), data=st.data())
+def test_view_is_the_bytes_wherever_the_pieces_meet(pieces: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(pieces)
+    start = data.draw(st.integers(0, 7)) * BLOCK_BYTES
+    part = Part(OBJECT, ByteRange(start, start + len(whole) + 1))
+    for piece in pieces:
+        part.append(memoryview(piece))
+    assert part.filled_to == start + len(whole)
+    assert not part.complete
+    if whole:
+        first = data.draw(st.integers(0, len(whole) - 1))
+        last = data.draw(st.integers(first + 1, len(whole)))
+        assert bytes(part.view(start + first, start + last)) == whole[first:last]
+
+
+def test_part_refuses_more_bytes_than_it_has_room_for() -> None:
+    part = Part(OBJECT, ByteRange(0, 3))
+    part.append(memoryview(b"ab"))
+    with pytest.raises(ValueError, match="more bytes"):
+        part.append(memoryview(b"cd"))
+    assert part.filled_to == 2
+
+
+def test_view_within_one_piece_is_no_copy() -> None:
+    buffer = bytearray(b"abcdef")
+    part = Part(OBJECT, ByteRange(0, 6))
+    part.append(memoryview(buffer))
+    view = part.view(1, 3)
+    buffer[1:3] = b"XY"
+    assert bytes(view) == b"XY"
+
+
+def test_reservations_and_held_parts_share_one_limit() -> None:
+    tier = MemoryTier(4 * BLOCK_BYTES)
+    assert tier.reserve_nowait(3 * BLOCK_BYTES)
+    assert not tier.reserve_nowait(2 * BLOCK_BYTES)
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    tier.release(4 * BLOCK_BYTES)
+    filled(tier, 0, 4)
+    assert tier.statistics().nbytes_held == 4 * BLOCK_BYTES
+    assert tier.reserve_nowait(BLOCK_BYTES)  # evicts
+    statistics = tier.statistics()
+    assert statistics.nbytes_held + statistics.nbytes_reserved <= statistics.limit_nbytes
+    assert tier.find(OBJECT, 0) is None
+
+
+def test_part_read_to_its_end_is_evicted_first() -> None:
+    tier = MemoryTier(3 * BLOCK_BYTES)
+    old = filled(tier, 0)
+    spent = filled(tier, 1)
+    new = filled(tier, 2)
+    assert bytes(tier.read(spent, BLOCK_BYTES, 2 * BLOCK_BYTES)) == b"\x01" * BLOCK_BYTES
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.find(OBJECT, BLOCK_BYTES) is None
+    assert tier.find(OBJECT, 0) is old
+    assert tier.find(OBJECT, 2 * BLOCK_BYTES) is new
+    assert tier.statistics().parts_evicted_unread == 0
+
+
+def test_least_recently_read_goes_next() -> None:
+    tier = MemoryTier(2 * BLOCK_BYTES)
+    first, _second = filled(tier, 0), filled(tier, 1)
+    tier.read(first, 0, 10)
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.find(OBJECT, 0) is first
+    assert tier.find(OBJECT, BLOCK_BYTES) is None
+
+
+def test_block_held_twice_belongs_to_the_later_part() -> None:
+    tier = MemoryTier(4 * BLOCK_BYTES)
+    filled(tier, 0, 2)
+    later = filled(tier, 1, 1)
+    assert tier.find(OBJECT, BLOCK_BYTES) is later
+    assert tier.reserve_nowait(3 * BLOCK_BYTES)  # evicts the first part only
+    assert tier.find(OBJECT, 0) is None
+    assert tier.find(OBJECT, BLOCK_BYTES) is later
