@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
+from s3stream_fs.bindings import SUBTYPE
 
-FILESYSTEM_TYPES: Final = ("fuse.s3stream",)
+FILESYSTEM_TYPES: Final = (f"fuse.{SUBTYPE}",)
 """How the kernel's mount table calls our mounts: FUSE's subtype, which the binding sets."""
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")

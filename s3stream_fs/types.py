@@ -57,8 +57,8 @@ class ObjectId:
     """One version of one object: what a name meant at one moment, for ever.
 
     Bytes are always named by ``(ObjectId, offset)``, so data never needs invalidation: a changed object has another
-    ``etag`` and thereby another name. ``key`` is the whole key in the bucket, ``etag`` is without quotes and empty where
-    a store gives none, ``size`` is in bytes.
+    ``etag`` and thereby another name. ``key`` is the whole key in the bucket, ``etag`` is without quotes and empty
+    where a store gives none, ``size`` is in bytes.
     """
 
     key: str

@@ -19,7 +19,6 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.moto_server import werkzeug_app
 from moto.moto_server.utilities import RegexConverter
 from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 Kind = Literal["HEAD", "LIST", "GET", "other"]
@@ -83,8 +82,8 @@ class S3Server:
 
     def __enter__(self) -> S3Server:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        werkzeug_app.RegexConverter = _AnyKey  # type: ignore[attr-defined, misc]
-        self._app = DomainDispatcherApplication(create_backend_app)
+        vars(werkzeug_app)["RegexConverter"] = _AnyKey
+        self._app = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,6 @@ def test_absent_ranges_are_exactly_the_absent_blocks(nblocks: int, short: int, p
     wanted = ByteRange(0, nblocks * BLOCK_BYTES - short)
     absent = list(absent_ranges(wanted, present.__contains__))
     assert {index for part in absent for index in part.blocks()} == set(range(nblocks)) - present
-    for before, after in zip(absent, absent[1:], strict=False):
+    for before, after in pairwise(absent):
         assert before.stop < after.start  # neighbours are merged
     assert all(part.stop <= wanted.stop for part in absent)

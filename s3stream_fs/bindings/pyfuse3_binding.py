@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
 
+from s3stream_fs.bindings import SUBTYPE
 from s3stream_fs.errors import S3StreamError, UsageError, errno_of
 from s3stream_fs.filesystem.filesystem import FileSystem, Found
 from s3stream_fs.namespace.listing import Listing
@@ -38,11 +39,10 @@ _STATFS_FILES: Final = 1 << 40
 
 
 def _answered(
-    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
-) -> Callable[Concatenate[Operations, P], Awaitable[R]]:
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
     """Turn what a handler raises into an errno; a bug is logged and becomes EIO."""
 
-    @functools.wraps(handler)
     async def wrapper(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
@@ -54,7 +54,7 @@ def _answered(
             log.exception("bug: %s%r", handler.__name__, args)
             raise pyfuse3.FUSEError(errno.EIO) from None
 
-    return wrapper
+    return functools.wraps(handler)(wrapper)  # type: ignore[return-value]
 
 
 class Operations(pyfuse3.Operations):
@@ -74,7 +74,7 @@ class Operations(pyfuse3.Operations):
         self._open_counts: dict[int, int] = {}
 
     @_answered
-    async def lookup(self, parent: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return _entry(await self._filesystem.lookup(parent, name))
 
     @_answered
@@ -83,11 +83,11 @@ class Operations(pyfuse3.Operations):
             self._filesystem.forget(number, nlookup)
 
     @_answered
-    async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return _entry(self._filesystem.getattr(inode))
 
     @_answered
-    async def open(self, inode: int, flags: int, ctx: Any = None) -> pyfuse3.FileInfo:
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         self._filesystem.open(inode)
         self._open_counts[inode] = self._open_counts.get(inode, 0) + 1
         # The content of an inode never changes, so the kernel may keep its pages from one open to the next.
@@ -111,7 +111,7 @@ class Operations(pyfuse3.Operations):
             self._filesystem.release(fh)
 
     @_answered
-    async def opendir(self, inode: int, ctx: Any = None) -> pyfuse3.FileHandleT:
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         listing = self._filesystem.open_directory(inode)
         handle = self._next_handle
         self._next_handle += 1
@@ -145,7 +145,7 @@ class Operations(pyfuse3.Operations):
         del self._listings[fh]
 
     @_answered
-    async def statfs(self, ctx: Any = None) -> pyfuse3.StatvfsData:
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = _STATFS_BLOCK_NBYTES
         data.f_blocks = data.f_bfree = data.f_bavail = _STATFS_BLOCKS
@@ -154,22 +154,22 @@ class Operations(pyfuse3.Operations):
         return data
 
     @_answered
-    async def getxattr(self, inode: int, name: bytes, ctx: Any = None) -> bytes:
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         value = self._filesystem.xattrs(inode).get(name)
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
 
     @_answered
-    async def listxattr(self, inode: int, ctx: Any = None) -> Sequence[pyfuse3.XAttrNameT]:
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         return [pyfuse3.XAttrNameT(name) for name in self._filesystem.xattrs(inode)]
 
     async def _refuse(self, *args: Any) -> Any:
         """Every operation that would change anything. The mount is also read-only for the kernel, which asks rarely."""
         raise pyfuse3.FUSEError(errno.EROFS)
 
-    create = link = mkdir = mknod = removexattr = rename = rmdir = _refuse
-    setattr = setxattr = symlink = unlink = write = _refuse
+    create = link = mkdir = mknod = removexattr = rename = rmdir = _refuse  # type: ignore[assignment]
+    setattr = setxattr = symlink = unlink = write = _refuse  # type: ignore[assignment]
 
 
 def _entry(found: Found) -> pyfuse3.EntryAttributes:
@@ -200,7 +200,7 @@ async def mounted(
 
     ``source`` is what mount tables show. Raises UsageError where the kernel or fusermount3 refuses.
     """
-    options = {f"fsname={source.translate(_FSNAME_ESCAPES)}", "subtype=s3stream", "ro", "default_permissions"}
+    options = {f"fsname={source.translate(_FSNAME_ESCAPES)}", f"subtype={SUBTYPE}", "ro", "default_permissions"}
     if allow_other:
         options.add("allow_other")
     try:

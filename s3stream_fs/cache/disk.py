@@ -303,7 +303,7 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
 
 
 def _open_index(path: Path) -> tuple[BlockIndex, BlockIndex]:
-    """A connection for trio's thread and one for the writer. An index that is damaged or of another format is emptied."""
+    """A connection for trio's thread and one for the writer. A damaged index, or one of another format, is emptied."""
     try:
         try:
             return BlockIndex(path), BlockIndex(path)

@@ -6,6 +6,7 @@ that is the index's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -80,10 +81,8 @@ class DataFiles:
         return DataFile(fd)
 
     def remove(self, name: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another daemon that shares the folder was first
             os.unlink(_path(name), dir_fd=self._fd)
-        except FileNotFoundError:
-            pass  # another daemon that shares the folder was first
 
     def free_nbytes(self) -> tuple[int, int]:
         """Bytes that are free for this user, and bytes of the whole file system."""
@@ -104,11 +103,11 @@ class DataFiles:
 def make_private_folder(folder: Path) -> None:
     """Make sure that ``folder`` is a real folder of ours that nobody else may enter. Raises UsageError or OSError."""
     try:
-        os.mkdir(folder, 0o700)
+        folder.mkdir(0o700)
         return
     except FileExistsError:
         pass
-    status = os.lstat(folder)
+    status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cache folder: {folder} is not a folder (perhaps a symlink); remove it or use --cache-dir")
     if status.st_uid != os.geteuid():

@@ -243,7 +243,7 @@ class Writer:
                     self.dirty.pop(write.record.object_id, None)
 
     def _make_room(self, wanted: int, spare: set[str]) -> int:
-        """Evict until ``wanted`` bytes fit, but nothing that is being written (``spare``). Returns what may be written."""
+        """Evict until ``wanted`` bytes fit, but none of ``spare``, which is in use. Returns how much may be written."""
         while True:
             free, whole = self._files.free_nbytes()
             room = min(

@@ -73,11 +73,7 @@ class InodeTable:
         What may change within a version (an archived object was restored) is brought up to date.
         """
         number = self.number_of(entry)
-        inode: Inode
-        if isinstance(entry, FileEntry):
-            inode = FileInode(number, entry.info)
-        else:
-            inode = DirectoryInode(number, entry.prefix)
+        inode = FileInode(number, entry.info) if isinstance(entry, FileEntry) else DirectoryInode(number, entry.prefix)
         self._inodes[number] = inode
         self._nlookup[number] = self._nlookup.get(number, 0) + 1
         return inode

@@ -1,7 +1,7 @@
 """One directory's listing, readable while its later pages are still coming.
 
-Owns the order and the meaning of what a listing says: names in the order of their bytes, each once, a directory in front
-of a file of the same name. Never asks a store for anything; the tree feeds it.
+Owns the order and the meaning of what a listing says: names in the order of their bytes, each once, a directory in
+front of a file of the same name. Never asks a store for anything; the tree feeds it.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class ReadAheadConfig:
     ``whole_nbytes``: an object up to this size is fetched whole when its first byte is read; at 90 MB/s per connection
     its transfer costs about as much as the first byte of a second request.
     ``part_nbytes``: the largest GET of a sequential stream (the S3 guidance says 8-16 MB).
-    ``max_window_nbytes``: how far a stream may run ahead; 128 MiB is 16 parts, which at 90 MB/s per connection and 30 ms
-    to the first byte is 1 GiB/s.
+    ``max_window_nbytes``: how far a stream may run ahead; 128 MiB is 16 parts, which at 90 MB/s per connection and
+    30 ms to the first byte is 1 GiB/s.
     ``max_streams``: positions remembered per object; 16 interleaved readers of one file, a guess.
     """
 
@@ -34,7 +34,7 @@ class ReadAheadConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """``need`` is block-aligned and holds the read; ``ahead`` is block-aligned and what to fetch beyond it, if anything.
+    """``need`` is block-aligned and holds the read; ``ahead`` is block-aligned and what to fetch beyond it, if any.
 
     Both are cut into GETs of at most ``part_nbytes``.
     """

@@ -17,9 +17,9 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[a-z-]+:s3[a-
 class S3Config:
     """Where the bucket is and who asks. Credentials are not in here: the AWS chain finds and refreshes them.
 
-    ``endpoint_url`` is None for Amazon S3. ``anonymous`` sends unsigned requests. ``addressing`` puts the bucket into the
-    path or the host name; ``auto`` means the path where an endpoint is given, for few other stores have the wildcard
-    DNS that host names need.
+    ``endpoint_url`` is None for Amazon S3. ``anonymous`` sends unsigned requests. ``addressing`` puts the bucket into
+    the path or the host name; ``auto`` means the path where an endpoint is given, for few other stores have the
+    wildcard DNS that host names need.
     """
 
     bucket: str

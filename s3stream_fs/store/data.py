@@ -33,7 +33,7 @@ _PIECE_NBYTES: Final = 1024 * 1024
 large enough that a piece costs this process 51 microseconds per MiB (measured)."""
 
 _IDLE_SECONDS: Final = 15.0
-"""A connection on which nothing has come for this long is dead: a first byte takes 0.1 s, in the worst case seen 1 s."""
+"""A connection on which nothing has come for this long is dead: a first byte takes 0.1 s, the worst seen took 1 s."""
 
 _REQUEST_SECONDS: Final = 120
 """A single GET that is still running then is not worth waiting for: 8 MiB at 70 kB/s."""
