@@ -4,6 +4,7 @@
 
     S3StreamError
     ├── UsageError              the user can mend it: bad option, bucket, credentials, mount point
+    ├── NameTooLong             a path component that no key can have
     └── StoreError              one request to the store came to nothing
         ├── NotFound            no such key (or bucket)
         ├── Denied              403, or no usable credentials
@@ -29,6 +30,10 @@ class S3StreamError(Exception):
 
 class UsageError(S3StreamError):
     """The user can mend it. ``str()`` is one line that says what is wrong and what to do."""
+
+
+class NameTooLong(S3StreamError):
+    """A path component of more than 255 bytes."""
 
 
 class StoreError(S3StreamError):
@@ -72,6 +77,7 @@ class StoreUnavailable(Transient):
 
 
 _ERRNO: Final[tuple[tuple[type[S3StreamError], int], ...]] = (
+    (NameTooLong, errno.ENAMETOOLONG),
     (NotFound, errno.ENOENT),
     (Denied, errno.EACCES),
     (ObjectChanged, errno.ESTALE),

@@ -237,7 +237,7 @@ def describe(epoch: Epoch) -> str:
 
 
 def table(from_mount: list[Epoch], from_disk: list[Epoch]) -> str:
-    """All epochs side by side. An image that took no GET came from a cache: the kernel's, memory's, or the disk's."""
+    """All epochs side by side."""
     lines = [
         "         test       S3 requests      from cache          images/s",
         "epoch  accuracy    GET  LIST/HEAD   (of images)      mount   local disk",
@@ -248,6 +248,9 @@ def table(from_mount: list[Epoch], from_disk: list[Epoch]) -> str:
             f"{mount.number:>5} {mount.accuracy:>9.1%} {mount.ngets:>6} {mount.nothers:>10} {cached:>13} "
             f"{mount.images_per_second:>10,.0f} {disk.images_per_second:>12,.0f}"
         )
+    lines.append(
+        "An image that took no GET came from a cache: the kernel's, which the mount does not see, or the mount's own."
+    )
     return "\n".join(lines)
 
 
@@ -309,7 +312,9 @@ def demo(options: argparse.Namespace) -> list[str]:
             raise DemoError(f"{mountpoint} is still mounted")
         note("unmounted; the same script on a local copy:")
         from_disk = train(local, options, s3.requests)
-        note(f"\n{table(from_mount, from_disk)}\n\nwhat the mount itself counted:\n{statistics}")
+        note(
+            f"\nwhat the mount counted (s3stream-fs stats):\n\n{statistics.strip()}\n\n{table(from_mount, from_disk)}\n"
+        )
         return faults(from_mount, from_disk)
 
 

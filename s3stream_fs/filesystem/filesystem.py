@@ -16,11 +16,12 @@ from typing import Final
 import trio
 
 from s3stream_fs.cache.disk import DiskTier
-from s3stream_fs.errors import Archived, NotFound, StoreUnavailable
+from s3stream_fs.errors import Archived, NameTooLong, NotFound, StoreUnavailable
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.xattrs import extended_attributes
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
+from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
@@ -82,6 +83,8 @@ class FileSystem:
     async def lookup(self, parent: int, name: bytes) -> Found:
         """What a name stands for. An inode that is found is from now on remembered until ``forget``."""
         self._lookups += 1
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"a name of {len(name)} bytes")
         directory = self._directory(parent)
         with self._deadline("lookup", directory.prefix):
             answer = await self._tree.lookup(directory.prefix, name)
