@@ -114,7 +114,7 @@ def _detach(keep: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - plain numbers, not paths
+    for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) != keep:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(int(name))

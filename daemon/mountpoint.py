@@ -85,7 +85,8 @@ def mount_at(path: Path, mounts: Sequence[Mount]) -> Mount | None:
 def is_dead(path: Path) -> bool:
     """Whether the daemon of the FUSE mount at ``path`` is gone: the kernel then answers ENOTCONN to everything."""
     try:
-        os.stat(path)  # noqa: PTH116 - a Path's own methods hide which errno it was
+        # statfs, for the kernel keeps the attributes of a dead mount's root and goes on to answer stat with them.
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

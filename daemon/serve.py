@@ -108,11 +108,13 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
                 pyfuse3_binding.mounted(filesystem, config.mountpoint, source, config.allow_other)
             )
         raise_kernel_read_ahead(config.mountpoint)
-        await nursery.start(_stop_on_signal)
+        answering = trio.CancelScope()
+        await nursery.start(_cancel_on_signal, answering)
         log.info("mounted %s on %s", source, config.mountpoint)
         notify("READY=1")
         on_ready()
-        await answer_kernel()
+        with answering:
+            await answer_kernel()
         notify("STOPPING=1")
         log.info("unmounted %s from %s", source, config.mountpoint)
 
@@ -126,10 +128,12 @@ async def _check_bucket(store: ObjectStore, config: MountConfig) -> None:
         raise startup_error(error, config) from None
 
 
-async def _stop_on_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+async def _cancel_on_signal(
+    answering: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """A signal ends the mount, however busy: readers that wait are let go with an error."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3_binding.terminate()
-            return
+            answering.cancel()

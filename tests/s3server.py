@@ -195,8 +195,9 @@ class S3Server:
         else:
             body = b"".join(self._app(environ, capture))
         headers = dict(captured["headers"])
-        if fault is not None:
-            headers.update(fault.headers)
+        if fault is not None and fault.headers:
+            altered = {name.lower() for name in fault.headers}
+            headers = {name: value for name, value in headers.items() if name.lower() not in altered} | fault.headers
         # Every answer has a length, so that a connection can be kept and a cut be noticed.
         if kind != "HEAD":
             headers.pop("content-length", None)

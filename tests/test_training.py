@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from s3server import S3Server
-
     from mounting import Mount
+    from s3server import S3Server
 
 LOADER = Path(__file__).with_name("load_all.py")
 TIMEOUT_SECONDS = 120

@@ -198,6 +198,8 @@ async def mounted(
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Mount for the time of the context. Yields the loop that answers the kernel until somebody unmounts.
 
+    Cancelling the loop leaves the requests that it was handling unanswered; the end of the context then fails them.
+
     ``source`` is what mount tables show. Raises UsageError where the kernel or fusermount3 refuses.
     """
     options = {f"fsname={source.translate(_FSNAME_ESCAPES)}", f"subtype={SUBTYPE}", "ro", "default_permissions"}
@@ -214,11 +216,6 @@ async def mounted(
     finally:
         # Detaches even a busy mount; whoever has files open on it gets ENOTCONN from then on.
         pyfuse3.close(unmount=True)
-
-
-def terminate() -> None:
-    """Make the loop of ``mounted`` return, as if somebody had unmounted."""
-    pyfuse3.terminate()
 
 
 _FSNAME_ESCAPES: Final = str.maketrans({",": r"\,", "\\": r"\\"})

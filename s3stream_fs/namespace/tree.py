@@ -18,7 +18,7 @@ from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.store import ObjectStore
-from s3stream_fs.types import ObjectId, ObjectInfo
+from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -160,17 +160,24 @@ class Tree:
         """
         key = prefix + text
         directory = DirectoryEntry(name, key + "/")
-        page = await self._store.list_page(key, limit=_LOOKUP_LIMIT)
+        page = await self._list(key, limit=_LOOKUP_LIMIT)
         if directory.prefix in page.prefixes:
             return directory
         if page.next_token is not None and page.last.encode() < directory.prefix.encode():
-            below = await self._store.list_page(directory.prefix, limit=1)
+            below = await self._list(directory.prefix, limit=1)
             if below.objects or below.prefixes:
                 return directory
         for info in page.objects:
             if info.id.key == key:
                 return FileEntry(name, info)
         return None
+
+    async def _list(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+        try:
+            return await self._store.list_page(prefix, token=token, limit=limit)
+        except NotFound:
+            # A prefix with no keys is an empty page, so this is the bucket; no name in it may count as absent.
+            raise StoreUnavailable("the bucket is gone") from None
 
     async def _thaw(self, info: ObjectInfo) -> ObjectInfo:
         """Ask whether an archived object has been restored; listings of many stores do not say."""
@@ -222,7 +229,7 @@ class Tree:
         token: str | None = None
         try:
             while True:
-                page = await self._store.list_page(listing.prefix, token=token)
+                page = await self._list(listing.prefix, token=token)
                 listing.add_page(page)
                 token = page.next_token
                 if token is None:

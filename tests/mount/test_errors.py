@@ -86,9 +86,11 @@ def test_a_stalled_answer_ends_at_the_deadline(server: S3Server, mount: Mount) -
 
 
 def test_answers_that_are_not_true_never_become_bytes(server: S3Server, mount: Mount) -> None:
-    server.alter_next("GET", ETag='"0123456789abcdef0123456789abcdef"')
+    # More than once, for the kernel asks again for a page that its read-ahead did not get.
+    server.alter_next("GET", times=1000, ETag='"0123456789abcdef0123456789abcdef"')
     with pytest.raises(OSError, match="Stale"):
         (mount.path / "small").read_bytes()
+    server.release_all()
     mount.announce("GET of 'small'")
     server.alter_next("GET", times=1000, **{"Content-Range": "bytes 1-1000/1001"})
     with pytest.raises(OSError, match=r"Stale|Input/output"):
@@ -101,8 +103,10 @@ def test_bucket_gone(server: S3Server, mount: Mount) -> None:
     for key in ("file", "small"):
         server.delete("bucket", key)
     server.client.delete_bucket(Bucket="bucket")
-    with pytest.raises(OSError, match=r"No such file|Input/output"):
+    with pytest.raises(OSError, match="Input/output"):
         os.listdir(mount.path)
+    with pytest.raises(OSError, match="Input/output"):
+        (mount.path / "small").read_bytes()
     server.create_bucket("bucket")
     server.put("bucket", "again", b"x")
     assert os.listdir(mount.path) == ["again"]

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ DATA = bytes(range(256)) * 4000
 
 
 @pytest.fixture
-def mount(server: S3Server, mounted: Mounted) -> Iterator[Mount]:
+def mount(server: S3Server, mounted: Mounted) -> Mount:
     server.create_bucket("bucket")
     for name in ("one", "two", "three"):
         server.put("bucket", name, DATA)
@@ -112,7 +112,6 @@ def test_mount_failures_are_one_line_and_leave_nothing(
     (short_path / "empty").mkdir()
     (short_path / "not-a-folder").touch()
     endpoint = ("--endpoint-url", server.url)
-    dead = ("--endpoint-url", "http://127.0.0.1:9")
     cases: list[tuple[tuple[str | Path, ...], int]] = [
         (("s3://no-such-bucket", short_path / "empty", *endpoint), 3),
         (("s3://bucket", short_path / "full", *endpoint), 4),
@@ -132,7 +131,6 @@ def test_mount_failures_are_one_line_and_leave_nothing(
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("s3stream-fs: ")
         assert not is_mounted(short_path / "empty")
-    del dead
     server.fail_next("LIST", 403, "AccessDenied", times=100)
     done = cli.run("mount", "s3://bucket", short_path / "empty", *endpoint)
     server.release_all()
