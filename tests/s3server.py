@@ -50,7 +50,6 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     gate: threading.Event | None = None
     arrived: threading.Event = field(default_factory=threading.Event)
-    flip_at: int | None = None
 
 
 class _AnyKey(RegexConverter):
