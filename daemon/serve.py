@@ -6,6 +6,7 @@ Owns the trio run, the signals and the order of start and end. Holds no policy o
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Final
 
 import trio
 
+from s3stream_daemon.allocator import keep_memory_small
 from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
@@ -46,6 +48,7 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
 
     Calls ``on_ready`` once the mount can be used. Raises UsageError for what the user can mend.
     """
+    keep_memory_small()
     try:
         trio.run(_serve, config, on_ready)
     except BaseExceptionGroup as group:
@@ -107,14 +110,18 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
             answer_kernel = await stack.enter_async_context(
                 pyfuse3_binding.mounted(filesystem, config.mountpoint, source, config.allow_other)
             )
-        raise_kernel_read_ahead(config.mountpoint)
         answering = trio.CancelScope()
         await nursery.start(_cancel_on_signal, answering)
-        log.info("mounted %s on %s", source, config.mountpoint)
-        notify("READY=1")
-        on_ready()
         with answering:
-            await answer_kernel()
+            async with trio.open_nursery() as kernel:
+                kernel.start_soon(answer_kernel)
+                # Answered once the kernel and the binding have agreed on everything (INIT): now it can be used, and
+                # settings of the mount stay as they are set.
+                await trio.to_thread.run_sync(os.statvfs, config.mountpoint, abandon_on_cancel=True)
+                raise_kernel_read_ahead(config.mountpoint)
+                log.info("mounted %s on %s", source, config.mountpoint)
+                notify("READY=1")
+                on_ready()
         notify("STOPPING=1")
         log.info("unmounted %s from %s", source, config.mountpoint)
 
