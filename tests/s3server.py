@@ -155,8 +155,8 @@ class S3Server:
         """End the connection after so many bytes of the body."""
         self._faults.append(Fault(kind, times, cut_after=after_bytes))
 
-    def alter_next(self, kind: Kind, times: int = 1, **headers: str) -> None:
-        """Answer with other headers than are true; ``ETag='"x"'``."""
+    def alter_next(self, kind: Kind, headers: dict[str, str], times: int = 1) -> None:
+        """Answer with other headers than are true, ``{"ETag": '"x"'}``."""
         self._faults.append(Fault(kind, times, headers=headers))
 
     def stall_next(self, kind: Kind, times: int = 1) -> Fault:

@@ -19,7 +19,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
 
-from s3stream_fs.errors import Denied, StoreError, StoreUnavailable, UsageError
+from s3stream_fs.errors import Denied, ObjectChanged, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.config import S3Config
 from s3stream_fs.store.faults import from_botocore
@@ -116,6 +116,9 @@ class ControlPlane:
         match = {"IfMatch": f'"{object_id.etag}"'} if object_id.etag else {}
         span = f"bytes={byte_range.start}-{byte_range.stop - 1}"
         answer = await self._call("get_object", Key=object_id.key, Range=span, **match)
+        etag = _bare(answer.get("ETag", ""))
+        if object_id.etag and etag and etag != object_id.etag:
+            raise ObjectChanged(f"ETag is {etag} and no longer {object_id.etag}")
         if answer.get("ContentRange", "") != f"{span.replace('=', ' ')}/{object_id.size}":
             raise StoreUnavailable("the store answers with another range than was asked for")
         try:
@@ -180,6 +183,8 @@ def _info(
     if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
         raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
     mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
-    return ObjectInfo(
-        ObjectId(key, etag.removeprefix("W/").strip('"'), size), mtime_ns, storage_class, restored, version_id
-    )
+    return ObjectInfo(ObjectId(key, _bare(etag), size), mtime_ns, storage_class, restored, version_id)
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')

@@ -87,12 +87,12 @@ def test_a_stalled_answer_ends_at_the_deadline(server: S3Server, mount: Mount) -
 
 def test_answers_that_are_not_true_never_become_bytes(server: S3Server, mount: Mount) -> None:
     # More than once, for the kernel asks again for a page that its read-ahead did not get.
-    server.alter_next("GET", times=1000, ETag='"0123456789abcdef0123456789abcdef"')
+    server.alter_next("GET", {"ETag": '"0123456789abcdef0123456789abcdef"'}, times=1000)
     with pytest.raises(OSError, match="Stale"):
         (mount.path / "small").read_bytes()
     server.release_all()
     mount.announce("GET of 'small'")
-    server.alter_next("GET", times=1000, **{"Content-Range": "bytes 1-1000/1001"})
+    server.alter_next("GET", {"Content-Range": "bytes 1-1000/1001"}, times=1000)
     with pytest.raises(OSError, match=r"Stale|Input/output"):
         (mount.path / "small").read_bytes()
     server.release_all()

@@ -1,0 +1,130 @@
+"""An object store in memory: the fake of the tests, held to the same contract suite as the real one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from hashlib import md5
+from typing import Final
+
+import trio
+
+from s3stream_fs.errors import Archived, NotFound, ObjectChanged, StoreError
+from s3stream_fs.store import Deliver
+from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
+
+_PIECE_NBYTES: Final = 1024 * 1024
+"""Pieces are as large as the real store's."""
+
+
+@dataclass
+class _Failure:
+    kind: str
+    error: StoreError
+    times: int
+    after_nbytes: int
+
+
+class MemoryStore:
+    """Objects by key. ``requests`` tells what was asked for: (kind, key or prefix), and a GET's start and stop.
+
+    While ``gate`` is an Event, every request waits for it, after it was noted.
+    """
+
+    def __init__(self, page_limit: int = 1000) -> None:
+        self._page_limit = page_limit
+        self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
+        self._failures: list[_Failure] = []
+        self.requests: list[tuple[str | int, ...]] = []
+        self.gate: trio.Event | None = None
+
+    def put(self, key: str, data: bytes = b"", storage_class: str = "STANDARD") -> ObjectId:
+        object_id = ObjectId(key, md5(data, usedforsecurity=False).hexdigest(), len(data))
+        self._objects[key] = (ObjectInfo(object_id, NANOSECONDS, storage_class), data)
+        return object_id
+
+    def delete(self, key: str) -> None:
+        del self._objects[key]
+
+    def restore(self, key: str) -> None:
+        """Make an archived object readable."""
+        info, data = self._objects[key]
+        self._objects[key] = (replace(info, restored=True), data)
+
+    def fail_next(self, kind: str, error: StoreError, times: int = 1, after_nbytes: int = 0) -> None:
+        """Let the next requests of a kind (HEAD, LIST, GET) fail, a GET after so many bytes were delivered."""
+        self._failures.append(_Failure(kind, error, times, after_nbytes))
+
+    def count(self, kind: str) -> int:
+        return sum(request[0] == kind for request in self.requests)
+
+    async def head(self, key: str) -> ObjectInfo:
+        failure = await self._begin("HEAD", key)
+        if failure is not None:
+            raise failure.error.again()
+        return self._get(key)[0]
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
+    ) -> ListPage:
+        failure = await self._begin("LIST", prefix)
+        if failure is not None:
+            raise failure.error.again()
+        keys = sorted(self._objects, key=str.encode)
+        encoded = [key.encode() for key in keys]
+        index = bisect_right(encoded, (token or start_after).encode()) if token or start_after else 0
+        objects: list[ObjectInfo] = []
+        prefixes: list[str] = []
+        last = token or ""
+        for key in keys[index:]:
+            if not key.startswith(prefix):
+                continue
+            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            rolled_up = prefix + head + delimiter if found else ""
+            if rolled_up and (rolled_up in prefixes or rolled_up == last):
+                continue  # a page's token may be a common prefix: what lies below it is not listed again
+            if len(objects) + len(prefixes) == min(limit, self._page_limit):
+                return ListPage(tuple(objects), tuple(prefixes), last)
+            if rolled_up:
+                prefixes.append(rolled_up)
+            else:
+                objects.append(self._objects[key][0])
+            last = rolled_up or key
+        return ListPage(tuple(objects), tuple(prefixes), None)
+
+    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+        failure = await self._begin("GET", object_id.key, byte_range.start, byte_range.stop)
+        info, data = self._get(object_id.key)
+        if info.id != object_id or byte_range.stop > info.id.size:
+            raise ObjectChanged("412")
+        if info.archived:
+            raise Archived("403 InvalidObjectState")
+        stop = byte_range.stop if failure is None else min(byte_range.start + failure.after_nbytes, byte_range.stop)
+        for start in range(byte_range.start, stop, _PIECE_NBYTES):
+            deliver(memoryview(data)[start : min(start + _PIECE_NBYTES, stop)])
+            await trio.lowlevel.checkpoint()
+        if failure is not None:
+            raise failure.error.again()
+
+    async def _begin(self, *request: str | int) -> _Failure | None:
+        self.requests.append(request)
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        for failure in self._failures:
+            if failure.kind == request[0] and failure.times > 0:
+                failure.times -= 1
+                return failure
+        return None
+
+    def _get(self, key: str) -> tuple[ObjectInfo, bytes]:
+        found = self._objects.get(key)
+        if found is None:
+            raise NotFound("404 NoSuchKey")
+        return found

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from s3stream_fs.errors import NotFound
+from s3stream_fs.namespace import inodes
+from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.inodes import ROOT, DirectoryInode, FileInode, InodeTable
+from s3stream_fs.types import ObjectId, ObjectInfo
+
+
+def file(key: str, etag: str = "e", size: int = 3, storage_class: str = "STANDARD") -> FileEntry:
+    return FileEntry(key.encode(), ObjectInfo(ObjectId(key, etag, size), 0, storage_class))
+
+
+def test_number_is_the_same_before_and_after_it_is_forgotten() -> None:
+    table = InodeTable("")
+    entry = file("a")
+    number = table.number_of(entry)
+    inode = table.remember(entry)
+    table.remember(entry)
+    assert inode == FileInode(number, entry.info)
+    table.forget(number, 1)
+    assert table.get(number) == inode
+    table.forget(number, 1)
+    with pytest.raises(NotFound):
+        table.get(number)
+    assert table.remember(entry).number == number
+    assert InodeTable("").number_of(entry) == number
+
+
+def test_another_version_or_kind_is_another_inode() -> None:
+    table = InodeTable("")
+    entries: list[Entry] = [file("a"), file("a", etag="f"), file("a", size=4), file("b"), DirectoryEntry(b"a", "a/")]
+    numbers = {table.remember(entry).number for entry in entries}
+    assert len(numbers) == len(entries)
+    assert all(number > ROOT for number in numbers)
+    assert table.statistics().remembered == len(entries) + 1
+
+
+def test_what_may_change_within_a_version_is_brought_up_to_date() -> None:
+    table = InodeTable("")
+    number = table.remember(file("a", storage_class="GLACIER")).number
+    table.remember(file("a"))
+    inode = table.get(number)
+    assert isinstance(inode, FileInode)
+    assert inode.info.storage_class == "STANDARD"
+
+
+def test_root_is_never_forgotten() -> None:
+    table = InodeTable("p/")
+    table.forget(ROOT, 5)
+    assert table.get(ROOT) == DirectoryInode(ROOT, "p/")
+
+
+def test_two_that_hash_alike_get_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alike:
+        def __init__(self, _: bytes, *, digest_size: int, salt: bytes) -> None:
+            self._digest = (1000 + salt[0]).to_bytes(digest_size, "little")
+
+        def digest(self) -> bytes:
+            return self._digest
+
+    monkeypatch.setattr(inodes, "blake2b", Alike)
+    table = InodeTable("")
+    assert [table.remember(file(key)).number for key in "aba"] == [1000, 1001, 1000]
+    assert table.statistics().collisions == 1

@@ -1,0 +1,291 @@
+"""The tree over the in-memory store: what is shown, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.tree import Tree
+from s3stream_fs.store.memory import MemoryStore
+
+
+def run(
+    case: Callable[[MemoryStore, Tree], Awaitable[None]], *, ttl: float = 60.0, page_limit: int = 1000
+) -> MemoryStore:
+    store = MemoryStore(page_limit)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await case(store, Tree(store, ttl_seconds=ttl, nursery=nursery))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    return store
+
+
+async def entries(listing: Listing) -> list[Entry]:
+    found: list[Entry] = []
+    while (entry := await listing.entry(len(found))) is not None:
+        found.append(entry)
+    return found
+
+
+async def shown(tree: Tree, prefix: str = "") -> dict[str, str | None]:
+    """Every path below, with its key; None for a directory."""
+    found: dict[str, str | None] = {}
+    for entry in await entries(tree.open_listing(prefix)):
+        name = entry.name.decode()
+        if isinstance(entry, FileEntry):
+            found[name] = entry.info.id.key
+        else:
+            found[name] = None
+            found |= {f"{name}/{path}": key for path, key in (await shown(tree, entry.prefix)).items()}
+    return found
+
+
+def expected(keys: set[str]) -> dict[str, str | None]:
+    """The rules, in the simplest words."""
+    found: dict[str, str | None] = {}
+    for key in sorted(keys):
+        *parents, last = key.split("/")
+        path = ""
+        for part in parents:
+            if part in ("", ".", ".."):
+                break
+            path = f"{path}/{part}" if path else part
+            found[path] = None
+        else:
+            if last not in ("", ".", ".."):
+                found.setdefault(f"{path}/{last}" if path else last, key)
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    keys=st.sets(st.text(alphabet="ab-/. 0", min_size=1, max_size=7), max_size=12),
+    page_limit=st.sampled_from([1, 2, 3, 1000]),
+)
+def test_shows_what_the_rules_say(keys: set[str], page_limit: int) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for key in keys:
+            store.put(key, b"x")
+        found = await shown(tree)
+        assert found == expected(keys)
+        for prefix in ("", "a/"):
+            names = [entry.name for entry in await entries(tree.open_listing(prefix))]
+            assert names == sorted(set(names))
+
+    run(case, page_limit=page_limit)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    keys=st.sets(st.text(alphabet="ab-/. 0", min_size=1, max_size=5), max_size=10),
+    page_limit=st.sampled_from([1, 2, 1000]),
+    asked=st.lists(st.text(alphabet="ab-. 0", min_size=1, max_size=3), min_size=1, max_size=6),
+)
+def test_lookup_says_what_a_listing_shows(keys: set[str], page_limit: int, asked: list[str]) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for key in keys:
+            store.put(key, b"x")
+        wanted = expected(keys)
+        for name in asked:
+            entry = (await tree.lookup("", name.encode())).entry
+            if name not in wanted:
+                assert entry is None
+            elif wanted[name] is None:
+                assert entry == DirectoryEntry(name.encode(), f"{name}/")
+            else:
+                assert isinstance(entry, FileEntry)
+                assert entry.info.id.key == wanted[name]
+
+    run(case, page_limit=page_limit)
+
+
+def test_first_entries_are_served_while_later_pages_load() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(10):
+            store.put(f"k{number}", b"x")
+        listing = tree.open_listing("")
+        assert (await listing.entry(0)) is not None
+        store.gate = trio.Event()  # the pages after those that are already on their way
+        await wait_all_tasks_blocked()
+        assert listing.loading
+        assert listing.settled(0)
+        assert not listing.settled(9)
+        store.gate.set()
+        assert len(await entries(listing)) == 10
+
+    run(case, page_limit=2)
+
+
+def test_requests_of_lookups() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(20):
+            store.put(f"d/{number}", b"x")
+        for name in (b"1", b"2", b"missing", b"1", b"missing"):
+            await tree.lookup("d/", name)
+        assert store.requests == [("LIST", "d/1"), ("LIST", "d/2"), ("LIST", "d/missing")]
+        for number in range(20):  # the next new name lists the directory, and that answers all
+            assert (await tree.lookup("d/", b"%d" % number)).entry is not None
+        assert (await tree.lookup("d/", b"no")).entry is None
+        assert store.requests[3:] == [("LIST", "d/")]
+        assert (await tree.lookup("d/", b"\xff")).entry is None
+        assert store.count("HEAD") == store.count("GET") == 0
+
+    run(case)
+
+
+def test_directory_behind_many_siblings_costs_one_more_list() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(300):
+            store.put(f"a-{number}", b"x")
+        store.put("a/b", b"x")
+        assert (await tree.lookup("", b"a")).entry == DirectoryEntry(b"a", "a/")
+        assert store.requests == [("LIST", "a"), ("LIST", "a/")]
+
+    run(case)
+
+
+def test_lookups_of_one_name_share_one_request() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a", b"x")
+        store.gate = trio.Event()
+        found: list[Entry | None] = []
+
+        async def look() -> None:
+            found.append((await tree.lookup("", b"a")).entry)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(look)
+            await wait_all_tasks_blocked()
+            store.gate.set()
+        assert len(set(found)) == 1
+        assert store.count("LIST") == 1
+
+    run(case)
+    run(case, ttl=0)
+
+
+def test_cancelled_lookup_does_not_take_the_others_along() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a", b"x")
+        store.gate = trio.Event()
+        scope = trio.CancelScope()
+        found: list[Entry | None] = []
+
+        async def first() -> None:
+            with scope:
+                await tree.lookup("", b"a")
+
+        async def second() -> None:
+            found.append((await tree.lookup("", b"a")).entry)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(second)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            store.gate.set()
+        assert isinstance(found[0], FileEntry)
+
+    run(case)
+
+
+def test_a_listing_is_shared_and_survives_who_asked_first() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a", b"x")
+        store.gate = trio.Event()
+        with trio.move_on_after(1):
+            await tree.open_listing("").entry(0)
+        listing = tree.open_listing("")
+        store.gate.set()
+        assert len(await entries(listing)) == 1
+        assert store.count("LIST") == 1
+
+    run(case)
+
+
+@pytest.mark.parametrize(("ttl", "nlists"), [(0.0, 3), (60.0, 2), (math.inf, 1)])
+def test_time_to_live(ttl: float, nlists: int) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a", b"x")
+        await entries(tree.open_listing(""))
+        await trio.sleep(59)
+        await entries(tree.open_listing(""))
+        store.delete("a")
+        await trio.sleep(2)
+        found = await entries(tree.open_listing(""))
+        assert (found == []) is (ttl != math.inf)
+        assert store.count("LIST") == nlists
+
+    run(case, ttl=ttl)
+
+
+def test_answers_say_until_when_they_are_fresh() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        started = trio.current_time()
+        assert (await tree.lookup("", b"missing")).fresh_until == started + 60
+        await entries(tree.open_listing(""))
+        await trio.sleep(30)
+        assert (await tree.lookup("", b"other")).fresh_until == started + 60
+
+    run(case)
+
+
+def test_failed_listing_is_told_to_all_and_asked_again() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a", b"x")
+        store.fail_next("LIST", StoreUnavailable("500"))
+        listing = tree.open_listing("")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await listing.entry(0)
+        assert len(await entries(tree.open_listing(""))) == 1
+
+    run(case)
+
+
+def test_archived_objects_are_asked_about_once_per_time_to_live() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("cold", b"x", storage_class="GLACIER")
+        for _ in range(3):
+            entry = (await tree.lookup("", b"cold")).entry
+            assert isinstance(entry, FileEntry)
+            assert entry.info.archived
+        assert store.count("HEAD") == 1
+        store.restore("cold")
+        await trio.sleep(61)
+        entry = (await tree.lookup("", b"cold")).entry
+        assert isinstance(entry, FileEntry)
+        assert not entry.info.archived
+
+    run(case)
+
+
+def test_hidden_keys_are_logged_once_per_directory(caplog: pytest.LogCaptureFixture) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for key in ("//x", "./a", "../a", "d/", "d/ok"):
+            store.put(key, b"bytes")
+        for _ in range(3):
+            await shown(tree)
+            await trio.sleep(61)
+        assert tree.statistics().hidden_keys == 3
+        assert tree.statistics().unreachable_markers == 1
+
+    with caplog.at_level(logging.WARNING):
+        run(case)
+    assert len(caplog.records) == 3

@@ -1,0 +1,252 @@
+"""One suite over every ObjectStore: the fake, S3 over HTTP against moto, and both behind the retry policy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from s3server import S3Server
+from s3stream_fs.errors import Archived, NotFound, ObjectChanged
+from s3stream_fs.store import ObjectStore
+from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.store.retry import RetryingStore, RetryPolicy
+from s3stream_fs.store.s3 import open_s3
+from s3stream_fs.types import ByteRange, ObjectId
+
+MIB = 1024 * 1024
+Put = Callable[..., ObjectId]
+
+
+@dataclass
+class Rig:
+    """A store under test, and the means to fill it behind its back."""
+
+    put: Put
+    restore: Callable[[str], None]
+    open: Callable[[], AbstractAsyncContextManager[ObjectStore]]
+
+    def run(self, case: Callable[[ObjectStore], Awaitable[None]]) -> None:
+        async def main() -> None:
+            with trio.fail_after(60):
+                async with self.open() as store:
+                    await case(store)
+
+        trio.run(main)
+
+
+def memory_rig() -> Rig:
+    fake = MemoryStore()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ObjectStore]:
+        yield fake
+
+    return Rig(fake.put, fake.restore, opened)
+
+
+def s3_rig(server: S3Server) -> Rig:
+    server.create_bucket("bucket")
+
+    def put(key: str, data: bytes = b"", storage_class: str = "STANDARD") -> ObjectId:
+        extra = {} if storage_class == "STANDARD" else {"StorageClass": storage_class}
+        return ObjectId(key, server.put("bucket", key, data, **extra), len(data))
+
+    def restore(key: str) -> None:
+        server.client.restore_object(Bucket="bucket", Key=key, RestoreRequest={"Days": 1})
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ObjectStore]:
+        async with open_s3(S3Config("bucket", endpoint_url=server.url, region="us-east-1")) as store:
+            yield store
+
+    return Rig(put, restore, opened)
+
+
+def retrying(rig: Rig) -> Rig:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ObjectStore]:
+        async with rig.open() as inner:
+            yield RetryingStore(inner, RetryPolicy(deadline_seconds=20))
+
+    return Rig(rig.put, rig.restore, opened)
+
+
+@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3"])
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    wrap = retrying if request.param.startswith("retrying") else lambda rig: rig
+    if request.param.endswith("memory"):
+        yield wrap(memory_rig())
+    else:
+        with S3Server() as server:
+            yield wrap(s3_rig(server))
+
+
+async def fetched(store: ObjectStore, object_id: ObjectId, byte_range: ByteRange) -> bytes:
+    got = bytearray()
+    await store.get_range(object_id, byte_range, got.extend)
+    return bytes(got)
+
+
+KEYS = ["-a-", "-a/x", "a", "a-b", "a/b/c", "a/d", "a/é", "z/", "Ω"]
+
+
+def test_listing_is_rolled_up_and_in_order_of_bytes(rig: Rig) -> None:
+    ids = {key: rig.put(key, key.encode()) for key in KEYS}
+
+    async def case(store: ObjectStore) -> None:
+        page = await store.list_page("")
+        assert [info.id for info in page.objects] == [ids[key] for key in ("-a-", "a", "a-b", "Ω")]
+        assert page.prefixes == ("-a/", "a/", "z/")
+        assert page.next_token is None
+        assert page.last == "Ω"
+        below = await store.list_page("a/")
+        assert [info.id.key for info in below.objects] == ["a/d", "a/é"]
+        assert below.prefixes == ("a/b/",)
+        flat = await store.list_page("", delimiter="")
+        assert [info.id.key for info in flat.objects] == sorted(KEYS, key=str.encode)
+        assert [info.id.key for info in (await store.list_page("z/")).objects] == ["z/"]
+        nothing = await store.list_page("none/")
+        assert (nothing.objects, nothing.prefixes, nothing.next_token) == ((), (), None)
+
+    rig.run(case)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_pages_are_the_whole_listing(rig: Rig, limit: int) -> None:
+    for key in KEYS:
+        rig.put(key, b"x")
+
+    async def case(store: ObjectStore) -> None:
+        objects: list[str] = []
+        prefixes: list[str] = []
+        token = None
+        while True:
+            page = await store.list_page("", token=token, limit=limit)
+            assert len(page.objects) + len(page.prefixes) <= limit
+            objects += [info.id.key for info in page.objects]
+            prefixes += page.prefixes
+            token = page.next_token
+            if token is None:
+                break
+        assert objects == ["-a-", "a", "a-b", "Ω"]
+        assert prefixes == ["-a/", "a/", "z/"]
+
+    rig.run(case)
+
+
+def test_start_after(rig: Rig) -> None:
+    for key in ("a", "b", "c"):
+        rig.put(key)
+
+    async def case(store: ObjectStore) -> None:
+        page = await store.list_page("", start_after="a")
+        assert [info.id.key for info in page.objects] == ["b", "c"]
+
+    rig.run(case)
+
+
+ODD_KEYS = [
+    *("a b", "100%", "%41", "a+b", "a#b", "a?b&c=d", "a*b", "'q'", '"q"', "a\\b", "<&>", "ملف", "😀", "~^`|"),
+    *("tab\there", "new\nline", "\x01", "\x7f", "...", "a.", " x ", "deep/ /%2F/é"),
+]
+
+
+def test_odd_keys_are_listed_and_fetched_exactly(rig: Rig) -> None:
+    ids = {key: rig.put(key, key.encode() * 3) for key in ODD_KEYS}
+
+    async def case(store: ObjectStore) -> None:
+        page = await store.list_page("", delimiter="")
+        assert {info.id.key: info.id for info in page.objects} == ids
+        for key, object_id in ids.items():
+            assert await fetched(store, object_id, object_id.whole) == key.encode() * 3
+            assert (await store.head(key)).id == object_id
+
+    rig.run(case)
+
+
+def test_ranges_are_exact(rig: Rig) -> None:
+    data = random.Random(1).randbytes(11 * MIB + 7)
+    object_id = rig.put("big", data)
+
+    async def case(store: ObjectStore) -> None:
+        for start, stop in [(0, 1), (0, len(data)), (len(data) - 1, len(data)), (MIB - 1, MIB + 1), (3, 9 * MIB + 5)]:
+            assert await fetched(store, object_id, ByteRange(start, stop)) == data[start:stop]
+
+    rig.run(case)
+
+
+def test_many_at_once(rig: Rig) -> None:
+    ids = [rig.put(f"k{number}", bytes([number]) * 1000) for number in range(40)]
+
+    async def case(store: ObjectStore) -> None:
+        async def one(number: int) -> None:
+            assert await fetched(store, ids[number], ids[number].whole) == bytes([number]) * 1000
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(ids)):
+                nursery.start_soon(one, number)
+
+    rig.run(case)
+
+
+def test_only_the_version_that_was_asked_for(rig: Rig) -> None:
+    old = rig.put("key", b"old bytes")
+    new = rig.put("key", b"new bytes")
+
+    async def case(store: ObjectStore) -> None:
+        with pytest.raises(ObjectChanged):
+            await fetched(store, old, ByteRange(0, 3))
+        with pytest.raises(ObjectChanged):
+            await fetched(store, ObjectId("key", new.etag, 10), ByteRange(0, 3))
+        assert await fetched(store, new, ByteRange(0, 3)) == b"new"
+
+    rig.run(case)
+
+
+def test_what_is_not_there(rig: Rig) -> None:
+    async def case(store: ObjectStore) -> None:
+        with pytest.raises(NotFound):
+            await fetched(store, ObjectId("none", "e" * 32, 5), ByteRange(0, 3))
+        with pytest.raises(NotFound):
+            await store.head("none")
+
+    rig.run(case)
+
+
+def test_archived_objects(rig: Rig) -> None:
+    object_id = rig.put("cold", b"frozen", storage_class="GLACIER")
+
+    async def case(store: ObjectStore) -> None:
+        (info,) = (await store.list_page("")).objects
+        assert info.archived
+        with pytest.raises(Archived):
+            await fetched(store, object_id, object_id.whole)
+        rig.restore("cold")
+        assert not (await store.head("cold")).archived
+        assert await fetched(store, object_id, object_id.whole) == b"frozen"
+
+    rig.run(case)
+
+
+def test_cancelled_requests_leave_the_store_usable(rig: Rig) -> None:
+    object_id = rig.put("key", bytes(5 * MIB))
+
+    async def case(store: ObjectStore) -> None:
+        for _ in range(5):
+            with trio.CancelScope() as scope:
+
+                def stop(_: memoryview, scope: trio.CancelScope = scope) -> None:
+                    scope.cancel()
+
+                await store.get_range(object_id, object_id.whole, stop)
+        assert await fetched(store, object_id, object_id.whole) == bytes(5 * MIB)
+
+    rig.run(case)
