@@ -48,7 +48,9 @@ class BlockIndex:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
         try:
             # No fsync per commit: a block that did not survive a power loss fails its checksum and is fetched again.
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA trusted_schema=OFF;")
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;")
+            # A log of 1 MiB at the most, so that the room that is kept for it is enough.
+            self._db.executescript("PRAGMA wal_autocheckpoint=256; PRAGMA trusted_schema=OFF;")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found not in (0, _FORMAT):
                 raise sqlite3.DatabaseError(f"format {found}")

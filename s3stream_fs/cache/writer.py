@@ -30,6 +30,9 @@ _QUEUE_NBYTES: Final = 64 * 1024 * 1024
 _BATCH_NBYTES: Final = 32 * 1024 * 1024
 """Bytes written per commit at the most: a kill loses no more than this."""
 
+_INDEX_ROOM_NBYTES: Final = 2 * 1024 * 1024
+"""Free space that is left in any case, for the index and its log to grow into."""
+
 _DISK_PAGE_NBYTES: Final = 4096
 """What a file system hands out at least."""
 
@@ -83,6 +86,12 @@ def checksums_of(byte_range: ByteRange, pieces: Sequence[memoryview]) -> dict[in
 def room_of(byte_range: ByteRange) -> int:
     """What these blocks take on disk."""
     return -(-len(byte_range) // _DISK_PAGE_NBYTES) * _DISK_PAGE_NBYTES
+
+
+def _is_full(error: OSError | sqlite3.Error) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
 
 
 class Writer:
@@ -160,7 +169,7 @@ class Writer:
                 stopping = self._stopping and not batch
             try:
                 if batch:
-                    self._write(batch)
+                    self._write_or_drop(batch)
                 else:
                     self._write_last_uses()
                     if not stopping:
@@ -199,9 +208,27 @@ class Writer:
         except sqlite3.Error:
             log.debug("no transaction to roll back")
 
-    def _write(self, batch: list[_Write]) -> None:
+    def _write_or_drop(self, batch: list[_Write]) -> None:
         if self.broken:
             return
+        try:
+            self._write(batch)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not _is_full(error):
+                raise
+            # Somebody else filled the disk: do without these blocks, and go on when there is room again.
+            self._index.rollback()
+            self.dropped += len(batch)
+            for write in batch:
+                for index in write.byte_range.blocks():
+                    write.record.checksums.pop(index, None)
+        with self._wake:
+            waiting = {write.record.object_id for write in self._queue}
+            for write in batch:
+                if write.record.object_id not in waiting:
+                    self.dirty.pop(write.record.object_id, None)
+
+    def _write(self, batch: list[_Write]) -> None:
         done: list[tuple[_Write, dict[int, bytes], int]] = []
         with self._wake:
             # Also what is queued behind this batch: its records hold the files open.
@@ -214,16 +241,9 @@ class Writer:
                 continue
             room -= needed
             record = write.record
-            try:
-                if record.file is None:
-                    record.file = self._files.open(record.name, create=True)
-                record.file.write(write.byte_range.start, write.pieces)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                # Somebody else filled the disk: do without this write, and make room before the next.
-                self.dropped += 1
-                continue
+            if record.file is None:
+                record.file = self._files.open(record.name, create=True)
+            record.file.write(write.byte_range.start, write.pieces)
             found = checksums_of(write.byte_range, write.pieces)
             record.verified.update(found)
             record.checksums.update(found)
@@ -236,11 +256,6 @@ class Writer:
             self.nbytes_written += len(write.byte_range)
         self._index.commit()
         self.nbytes_used = self._index.nbytes()
-        with self._wake:
-            waiting = {write.record.object_id for write in self._queue}
-            for write in batch:
-                if write.record.object_id not in waiting:
-                    self.dirty.pop(write.record.object_id, None)
 
     def _make_room(self, wanted: int, spare: set[str]) -> int:
         """Evict until ``wanted`` bytes fit, but none of ``spare``, which is in use. Returns how much may be written."""
@@ -248,7 +263,7 @@ class Writer:
             free, whole = self._files.free_nbytes()
             room = min(
                 self._limit_nbytes - self._index.nbytes(),
-                int(free - whole * self._reserve_fraction),
+                free - max(int(whole * self._reserve_fraction), _INDEX_ROOM_NBYTES),
             )
             if room >= wanted:
                 return wanted

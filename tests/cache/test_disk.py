@@ -1,0 +1,404 @@
+"""The disk tier: what is put is found again, right or not at all."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.files import file_name
+from s3stream_fs.errors import UsageError
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+
+MIB = 1024 * 1024
+Case = Callable[[DiskTier], Awaitable[None]]
+
+
+def content(object_id: ObjectId) -> bytes:
+    return random.Random(object_id.key + object_id.etag).randbytes(object_id.size)
+
+
+def named(key: str, size: int = 100_000) -> ObjectId:
+    return ObjectId(key, "etag", size)
+
+
+def run(folder: Path, *cases: Case, limit: int = 1 << 30, space: str = "s3/bucket") -> None:
+    """Each case in a newly opened tier."""
+
+    async def main(case: Case) -> None:
+        with trio.fail_after(60):
+            async with open_disk_tier(DiskTierConfig(folder, limit, reserve_fraction=0.0), space) as tier:
+                await case(tier)
+
+    for case in cases:
+        trio.run(main, case)
+
+
+def put(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None, pieces: int = 3) -> bool:
+    byte_range = byte_range or object_id.whole
+    data = memoryview(content(object_id))[byte_range.start : byte_range.stop]
+    step = -(-len(data) // pieces)
+    return tier.put_nowait(object_id, byte_range, [data[at : at + step] for at in range(0, len(data), step)])
+
+
+async def check(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None) -> bool:
+    """Whether it is there; whatever is there must be right."""
+    byte_range = byte_range or object_id.whole
+    found = tier.read_nowait(object_id, byte_range)
+    if found is None:
+        found = await tier.read(object_id, byte_range)
+    assert found is None or found == content(object_id)[byte_range.start : byte_range.stop]
+    return found is not None
+
+
+SIZES = [1, 100_000, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * MIB + 3]
+
+
+def test_what_is_put_is_found_now_and_after_a_restart(tmp_path: Path) -> None:
+    async def fill(tier: DiskTier) -> None:
+        for size in SIZES:
+            assert tier.missing_nowait(named(str(size), size), named(str(size), size).whole) != ()
+            assert put(tier, named(str(size), size))
+        await tier.flush()
+        await look(tier)
+
+    async def look(tier: DiskTier) -> None:
+        for size in SIZES:
+            object_id = named(str(size), size)
+            assert tier.missing_nowait(object_id, object_id.whole) == ()
+            assert tier.cached_nbytes(object_id) == size
+            assert await check(tier, object_id)
+            assert await check(tier, object_id, ByteRange(size // 2, size))
+        assert tier.statistics().hits > 0
+
+    run(tmp_path, fill, look)
+
+
+def test_blocks_come_on_their_own(tmp_path: Path) -> None:
+    object_id = named("key", 10 * BLOCK_BYTES + 7)
+    middle = ByteRange(3 * BLOCK_BYTES, 5 * BLOCK_BYTES)
+    end = ByteRange(10 * BLOCK_BYTES, object_id.size)
+
+    async def case(tier: DiskTier) -> None:
+        put(tier, object_id, middle)
+        put(tier, object_id, end)
+        await tier.flush()
+        assert tier.missing_nowait(object_id, object_id.whole) == (
+            ByteRange(0, middle.start),
+            ByteRange(middle.stop, end.start),
+        )
+        assert await check(tier, object_id, ByteRange(middle.start + 5, middle.stop - 5))
+        assert await check(tier, object_id, end)
+        assert not await check(tier, object_id, ByteRange(middle.start - 1, middle.stop))
+        assert tier.cached_nbytes(object_id) == 2 * BLOCK_BYTES + 7
+
+    run(tmp_path, case)
+
+
+def test_versions_and_buckets_are_apart(tmp_path: Path) -> None:
+    async def fill(tier: DiskTier) -> None:
+        put(tier, ObjectId("key", "old", 1000))
+        await tier.flush()
+        assert not await check(tier, ObjectId("key", "new", 1000))
+        assert not await check(tier, ObjectId("key", "old", 1001))
+
+    async def other(tier: DiskTier) -> None:
+        assert not await check(tier, ObjectId("key", "old", 1000))
+
+    run(tmp_path, fill)
+    run(tmp_path, other, space="s3/other")
+
+
+def on_disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.glob("blocks/??/*"))
+
+
+def test_limit_is_kept_and_the_least_recently_used_goes(tmp_path: Path) -> None:
+    ids = [named(str(number), MIB) for number in range(20)]
+
+    async def fill(tier: DiskTier) -> None:
+        for object_id in ids[:8]:
+            put(tier, object_id)
+            await tier.flush()
+        assert await check(tier, ids[0])  # used again, which is remembered over the restart
+
+    async def more(tier: DiskTier) -> None:
+        for object_id in ids[8:15]:
+            put(tier, object_id)
+            await tier.flush()
+            assert tier.statistics().nbytes_used <= 10 * MIB
+            assert on_disk(tmp_path) <= 10 * MIB
+        assert await check(tier, ids[0])
+        assert not await check(tier, ids[1])
+        assert await check(tier, ids[14])
+        assert tier.statistics().objects_evicted == 5
+
+    run(tmp_path, fill, more, limit=10 * MIB)
+
+
+def test_lower_limit_at_the_next_start_shrinks_with_the_next_write(tmp_path: Path) -> None:
+    async def fill(tier: DiskTier) -> None:
+        for number in range(8):
+            put(tier, named(str(number), MIB))
+
+    async def shrink(tier: DiskTier) -> None:
+        put(tier, named("new", MIB))
+        await tier.flush()
+        assert tier.statistics().nbytes_used <= 2 * MIB
+
+    run(tmp_path, fill)
+    run(tmp_path, shrink, limit=2 * MIB)
+    assert on_disk(tmp_path) <= 2 * MIB
+
+
+def test_an_object_larger_than_the_cache_keeps_what_came_first(tmp_path: Path) -> None:
+    object_id = named("large", 8 * MIB)
+
+    async def case(tier: DiskTier) -> None:
+        for part in object_id.whole.parts(MIB):
+            put(tier, object_id, part)
+            await tier.flush()
+        assert await check(tier, object_id, ByteRange(0, MIB))
+        assert tier.statistics().nbytes_used <= 4 * MIB
+
+    run(tmp_path, case, limit=4 * MIB)
+
+
+def data_file(folder: Path, object_id: ObjectId) -> Path:
+    name = file_name("s3/bucket", object_id)
+    return folder / "blocks" / name[:2] / name
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def replace(path: Path, make: Callable[[], None]) -> None:
+    path.unlink()
+    make()
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {
+    "bit flipped": lambda path, other: flip(path),
+    "cut short": lambda path, other: os.truncate(path, 10),
+    "emptied": lambda path, other: os.truncate(path, 0),
+    "removed": lambda path, other: path.unlink(),
+    "swapped": lambda path, other: path.write_bytes(other.read_bytes()),
+    "a symlink": lambda path, other: replace(path, lambda: path.symlink_to(other)),
+    "a folder": lambda path, other: replace(path, path.mkdir),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_files_are_never_believed_and_can_be_written_again(
+    tmp_path: Path, damage: Callable[[Path, Path], object]
+) -> None:
+    victim, other = named("victim"), named("other")
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, victim)
+        put(tier, other)
+
+    async def look(tier: DiskTier) -> None:
+        assert not await check(tier, victim)
+        assert tier.missing_nowait(victim, victim.whole) == (victim.whole,)
+        assert await check(tier, other)
+        statistics = tier.statistics()
+        assert statistics.bad_blocks + statistics.errors > 0
+        path = data_file(tmp_path, victim)
+        if path.is_symlink() or path.is_dir():
+            return  # not ours to mend; it stays fetched from the store
+        put(tier, victim)
+        await tier.flush()
+        assert await check(tier, victim)
+
+    run(tmp_path, fill)
+    damage(data_file(tmp_path, victim), data_file(tmp_path, other))
+    run(tmp_path, look)
+    assert data_file(tmp_path, other).read_bytes() == content(other)
+
+
+@pytest.mark.parametrize("junk", [b"", b"not a database at all" * 1000])
+def test_damaged_index_starts_empty(tmp_path: Path, junk: bytes) -> None:
+    async def fill(tier: DiskTier) -> None:
+        put(tier, named("key"))
+
+    async def look(tier: DiskTier) -> None:
+        assert not await check(tier, named("key"))
+        put(tier, named("key"))
+        await tier.flush()
+        assert await check(tier, named("key"))
+
+    run(tmp_path, fill)
+    for path in (tmp_path / "blocks").glob("index.sqlite-*"):
+        path.unlink()
+    (tmp_path / "blocks" / "index.sqlite").write_bytes(junk)
+    run(tmp_path, look)
+
+
+def test_index_of_another_format_starts_empty(tmp_path: Path) -> None:
+    async def nothing(tier: DiskTier) -> None:
+        assert tier.statistics().nbytes_used == 0
+
+    run(tmp_path, nothing)
+    with sqlite3.connect(tmp_path / "blocks" / "index.sqlite") as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+    run(tmp_path, nothing)
+
+
+def test_folders_that_cannot_be_trusted(tmp_path: Path) -> None:
+    async def never(tier: DiskTier) -> None:
+        raise AssertionError
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "blocks").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "open" / "blocks").mkdir(parents=True)
+    (tmp_path / "open" / "blocks").chmod(0o777)
+    (tmp_path / "file").touch()
+    (tmp_path / "shard" / "blocks").mkdir(parents=True, mode=0o700)
+    (tmp_path / "shard" / "blocks").chmod(0o700)
+    (tmp_path / "shard" / "blocks" / "07").symlink_to(tmp_path / "elsewhere")
+    for name in ("link", "open", "file", "shard"):
+        with pytest.raises(UsageError) as caught:
+            run(tmp_path / name, never)
+        assert "\n" not in str(caught.value)
+        assert "--cache-dir" in str(caught.value)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_everything_is_owner_only(tmp_path: Path) -> None:
+    async def fill(tier: DiskTier) -> None:
+        put(tier, named("key"))
+
+    run(tmp_path / "cache", fill)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_costs_hits_and_nothing_else(small_disk: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        for number in range(20):
+            put(tier, named(str(number), MIB))
+            await tier.flush()
+        assert await check(tier, named("19", MIB))
+        assert tier.statistics().objects_evicted > 0
+        (small_disk / "other").write_bytes(bytes(MIB))  # somebody else's
+        for number in range(20, 30):
+            put(tier, named(str(number), MIB))
+            await tier.flush()
+            await check(tier, named(str(number), MIB))
+        assert tier.statistics().enabled
+
+    run(small_disk / "cache", case)
+
+
+def test_folder_removed_while_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def case(tier: DiskTier) -> None:
+        put(tier, named("key"))
+        await tier.flush()
+        shutil.rmtree(tmp_path / "cache")
+        await check(tier, named("key"))
+        for number in range(5):
+            put(tier, named(str(number)))
+            await tier.flush()
+            await check(tier, named(str(number)))
+        assert not tier.statistics().enabled
+
+    run(tmp_path / "cache", case)
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 2
+
+
+def test_no_limit_means_no_cache(tmp_path: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        assert not put(tier, named("key"))
+        assert tier.missing_nowait(named("key"), named("key").whole) == (named("key").whole,)
+        assert not await check(tier, named("key"))
+
+    run(tmp_path, case, limit=0)
+
+
+def test_two_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
+    ids = [named(str(number), MIB) for number in range(12)]
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 6 * MIB, reserve_fraction=0.0)
+        async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+            put(one, ids[0])
+            await one.flush()
+            assert await check(two, ids[0])
+            for number, object_id in enumerate(ids):
+                tier = (one, two)[number % 2]
+                put(tier, object_id)
+                await tier.flush()
+                assert on_disk(tmp_path) <= 7 * MIB
+            for object_id in ids:
+                await check(one, object_id)
+                await check(two, object_id)
+
+    trio.run(main)
+
+
+CHILD = """
+import sys, pathlib, trio
+sys.path.insert(0, sys.argv[2])
+from test_disk import DiskTierConfig, named, open_disk_tier, put
+
+async def main():
+    config = DiskTierConfig(pathlib.Path(sys.argv[1]), 1 << 30, reserve_fraction=0.0)
+    async with open_disk_tier(config, "s3/bucket") as tier:
+        number = 0
+        while True:
+            put(tier, named(str(number), 300_000))
+            number += 1
+            if number % 20 == 0:
+                await tier.flush()
+                print(number, flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 6])
+def test_kill_costs_at_most_the_newest_blocks(tmp_path: Path, rounds: int) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    done = 0
+    for _ in range(rounds):
+        done = int(child.stdout.readline())
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+    async def look(tier: DiskTier) -> None:
+        for number in range(done):
+            assert await check(tier, named(str(number), 300_000))
+        for number in range(done, done + 100):
+            await check(tier, named(str(number), 300_000))
+
+    run(tmp_path, look)
