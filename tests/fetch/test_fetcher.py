@@ -1,0 +1,294 @@
+"""The fetcher and the reader over the in-memory store: what is asked, in which order, for whom."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.errors import ObjectChanged, StoreUnavailable
+from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.reading.planner import ReadAheadConfig
+from s3stream_fs.reading.reader import Reader
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+
+MIB = 1024 * 1024
+DATA = random.Random(5).randbytes(40 * MIB + 11)
+
+
+@dataclass
+class Rig:
+    store: MemoryStore
+    memory: MemoryTier
+    disk: DiskTier
+    fetcher: Fetcher
+    reader: Reader
+
+    def gets(self) -> list[tuple[int, int]]:
+        return [(int(request[2]), int(request[3])) for request in self.store.requests if request[0] == "GET"]
+
+
+def run(
+    folder: Path,
+    case: Callable[[Rig], Awaitable[None]],
+    *,
+    memory: int = 256 * MIB,
+    disk: int = 0,
+    config: FetchConfig = FetchConfig(),  # noqa: B008 - frozen
+) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        tier = MemoryTier(memory)
+        async with open_disk_tier(DiskTierConfig(folder, disk, 0.0), "x") as disk_tier, trio.open_nursery() as nursery:
+            fetcher = Fetcher(store, tier, disk_tier, config, nursery)
+            with trio.fail_after(60):
+                await case(Rig(store, tier, disk_tier, fetcher, Reader(fetcher, ReadAheadConfig(), memory)))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=None if disk else MockClock(autojump_threshold=0))
+
+
+def test_small_object_is_one_get_however_it_is_read(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA[:300_000])
+        for offset in (200_000, 0, 299_999):
+            assert await rig.reader.read(object_id, offset, 1000) == DATA[offset : min(offset + 1000, 300_000)]
+        assert len(await rig.reader.read(object_id, 300_000, 10)) == 0
+        assert rig.gets() == [(0, 300_000)]
+
+    run(tmp_path, case)
+
+
+def test_readers_of_the_same_bytes_share_one_get(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA[:300_000])
+        rig.store.gate = trio.Event()
+        found: list[bytes] = []
+
+        async def read() -> None:
+            found.append(bytes(await rig.reader.read(object_id, 5, 100_000)))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            rig.store.gate.set()
+        assert found == [DATA[5:100_005]] * 10
+        assert len(rig.gets()) == 1
+
+    run(tmp_path, case)
+
+
+def test_sequential_reading_fetches_every_byte_once_and_ahead(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        for offset in range(0, len(DATA), 128 * 1024):
+            assert await rig.reader.read(object_id, offset, 128 * 1024) == DATA[offset : offset + 128 * 1024]
+            await wait_all_tasks_blocked()  # a reader that is slower than the store
+        assert sum(stop - start for start, stop in rig.gets()) == len(DATA)
+        assert rig.reader.statistics().reads_that_waited == 1
+        assert rig.fetcher.statistics().ahead_gets > rig.fetcher.statistics().demand_gets
+
+    run(tmp_path, case)
+
+
+def test_random_reads_fetch_the_blocks_they_touch(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        for offset in (30 * MIB + 5, 11 * MIB, 21 * MIB - 2):
+            assert await rig.reader.read(object_id, offset, 4096) == DATA[offset : offset + 4096]
+        assert rig.gets() == [
+            (30 * MIB, 30 * MIB + BLOCK_BYTES),
+            (11 * MIB, 11 * MIB + BLOCK_BYTES),
+            (21 * MIB - BLOCK_BYTES, 21 * MIB + BLOCK_BYTES),
+        ]
+
+    run(tmp_path, case)
+
+
+def test_memory_limit_holds_whatever_is_read(tmp_path: Path) -> None:
+    limit = 16 * MIB
+
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+
+        async def read(seed: int) -> None:
+            rng = random.Random(seed)
+            offset = 0
+            for _ in range(60):
+                offset = rng.choice([offset, rng.randrange(len(DATA))])
+                got = await rig.reader.read(object_id, offset, 300_000)
+                assert got == DATA[offset : offset + 300_000]
+                offset = (offset + 300_000) % len(DATA)
+                statistics = rig.memory.statistics()
+                assert statistics.nbytes_held + statistics.nbytes_reserved <= limit
+
+        async with trio.open_nursery() as nursery:
+            for seed in range(8):
+                nursery.start_soon(read, seed)
+
+    run(tmp_path, case, memory=limit)
+
+
+def test_demand_goes_before_read_ahead_and_has_slots_of_its_own(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        small = rig.store.put("small", b"s" * 1000)
+        rig.store.gate = trio.Event()
+        rig.fetcher.want_nowait(object_id, ByteRange(0, 32 * MIB), MIB)
+        await wait_all_tasks_blocked()
+        assert len(rig.gets()) == 3  # three quarters of four slots
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reader.read, small, 0, 1000)
+            await wait_all_tasks_blocked()
+            assert rig.store.requests[-1][1] == "small"
+            nursery.start_soon(rig.reader.read, object_id, 20 * MIB, 1000)  # is queued as read-ahead: promoted
+            await wait_all_tasks_blocked()
+            rig.store.gate.set()
+        # Among the next four that start, though 17 were queued before it.
+        assert 20 * MIB in [start for start, _ in rig.gets()[4:8]]
+
+    run(tmp_path, case, config=FetchConfig(max_in_flight=4))
+
+
+def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        rig.store.gate = trio.Event()
+        rig.fetcher.want_nowait(object_id, ByteRange(0, 32 * MIB), MIB)
+        await wait_all_tasks_blocked()
+        rig.reader.close_nowait(object_id)
+        assert rig.fetcher.statistics().queued == 0
+        assert rig.fetcher.statistics().ahead_dropped == 29
+        rig.store.gate.set()
+        assert await rig.reader.read(object_id, 20 * MIB, 1000) == DATA[20 * MIB : 20 * MIB + 1000]
+
+    run(tmp_path, case, config=FetchConfig(max_in_flight=4))
+
+
+def test_errors_reach_all_who_wait_and_the_next_read_asks_again(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA[:1000])
+        rig.store.fail_next("GET", StoreUnavailable("500"))
+        rig.store.gate = trio.Event()
+        failed = 0
+
+        async def read() -> None:
+            nonlocal failed
+            try:
+                await rig.reader.read(object_id, 0, 1000)
+            except StoreUnavailable:
+                failed += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            rig.store.gate.set()
+        assert failed == 5
+        assert await rig.reader.read(object_id, 0, 1000) == DATA[:1000]
+        await wait_all_tasks_blocked()
+        statistics = rig.memory.statistics()
+        assert (statistics.nbytes_reserved, statistics.nbytes_held) == (0, 1000)
+
+    run(tmp_path, case)
+
+
+def test_replaced_object(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        old = rig.store.put("key", DATA)
+        assert await rig.reader.read(old, 0, 100) == DATA[:100]
+        rig.store.put("key", DATA[::-1])
+        assert await rig.reader.read(old, 0, 100) == DATA[:100]
+        with pytest.raises(ObjectChanged):
+            await rig.reader.read(old, 20 * MIB, 100)
+
+    run(tmp_path, case)
+
+
+def test_a_reader_that_leaves_takes_its_get_along_unless_others_wait(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA[:1000])
+        rig.store.gate = trio.Event()
+        with trio.move_on_after(1):
+            await rig.reader.read(object_id, 0, 1000)
+        await wait_all_tasks_blocked()
+        assert rig.fetcher.statistics().in_flight == 0
+        assert rig.memory.statistics().nbytes_reserved == 0
+
+        scope = trio.CancelScope()
+        found: list[bytes] = []
+
+        async def impatient() -> None:
+            with scope:
+                await rig.reader.read(object_id, 0, 1000)
+
+        async def patient() -> None:
+            found.append(bytes(await rig.reader.read(object_id, 0, 1000)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(impatient)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(patient)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            rig.store.gate.set()
+        assert found == [DATA[:1000]]
+        assert len(rig.gets()) == 2
+
+    run(tmp_path, case)
+
+
+def test_half_cached_range_fetches_only_the_other_half(tmp_path: Path) -> None:
+    async def fill(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        await rig.reader.read(object_id, 10 * MIB, BLOCK_BYTES)
+        await rig.disk.flush()
+
+    async def again(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        start, stop = 10 * MIB - 1000, 10 * MIB + BLOCK_BYTES + 1000
+        assert await rig.reader.read(object_id, start, stop - start) == DATA[start:stop]
+        assert sorted(rig.gets()) == [
+            (10 * MIB - BLOCK_BYTES, 10 * MIB),
+            (10 * MIB + BLOCK_BYTES, 10 * MIB + 2 * BLOCK_BYTES),
+        ]
+
+    run(tmp_path, fill, disk=1 << 30)
+    run(tmp_path, again, disk=1 << 30)
+
+
+def test_everything_comes_from_the_disk_after_a_restart(tmp_path: Path) -> None:
+    async def read_all(rig: Rig) -> None:
+        for size in (1000, 300_000, 4 * MIB, len(DATA)):
+            object_id = rig.store.put(str(size), DATA[:size])
+            for offset in range(0, size, MIB):
+                assert await rig.reader.read(object_id, offset, MIB) == DATA[offset : min(offset + MIB, size)]
+        await rig.disk.flush()
+
+    async def again(rig: Rig) -> None:
+        await read_all(rig)
+        assert rig.gets() == []
+
+    run(tmp_path, read_all, disk=1 << 30)
+    run(tmp_path, again, disk=1 << 30)
+
+
+def test_object_id_is_all_that_names_bytes(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        one = rig.store.put("key", b"one")
+        assert bytes(await rig.reader.read(one, 0, 3)) == b"one"
+        two = rig.store.put("key", b"two")
+        assert bytes(await rig.reader.read(two, 0, 3)) == b"two"
+        assert bytes(await rig.reader.read(ObjectId("key", one.etag, 3), 0, 3)) == b"one"
+
+    run(tmp_path, case)
