@@ -62,7 +62,10 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
 async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     source = str(config.source)
     async with AsyncExitStack() as stack:
-        s3 = await stack.enter_async_context(open_s3(config.store))
+        try:
+            s3 = await stack.enter_async_context(open_s3(config.store))
+        except StoreError as error:
+            raise startup_error(error, config) from None
         await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
         store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds))
         space = f"{config.store.endpoint_url or 'aws'}/{config.source.bucket}"

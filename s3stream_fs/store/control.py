@@ -35,6 +35,14 @@ _CONNECTIONS: Final = 64
 _MAX_OBJECT_NBYTES: Final = 1 << 53
 """No store holds objects of 8 PiB; a listing that says so is wrong, and some programs would overflow."""
 
+_SETTINGS_ERRORS: Final = (
+    botocore.exceptions.ConfigNotFound,
+    botocore.exceptions.ConfigParseError,
+    botocore.exceptions.InvalidConfigError,
+    botocore.exceptions.InvalidRegionError,
+    botocore.exceptions.UnknownServiceError,
+)
+
 _RESTORED: Final = re.compile(r'ongoing-request="false"')
 
 
@@ -140,10 +148,15 @@ class ControlPlane:
 
 @asynccontextmanager
 async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
-    """A client for the bucket. Raises UsageError for a profile or region that does not exist."""
+    """A client for the bucket, with the chain's credentials.
+
+    Raises UsageError for settings that cannot be used, and StoreError where a source of credentials fails.
+    """
     async with AsyncExitStack() as stack:
         try:
             session = AioSession(profile=config.profile)
+            # For the requests of the credential chain itself too (instance and container roles, STS, SSO).
+            session.set_default_client_config(AioConfig(http_session_cls=HttpxSession))
             region = config.region or session.get_config_variable("region") or "us-east-1"
             client = await stack.enter_async_context(
                 session.create_client(
@@ -164,8 +177,11 @@ async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
             )
         except botocore.exceptions.ProfileNotFound:
             raise UsageError(f"there is no AWS profile {config.profile!r}; see ~/.aws/config") from None
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            raise UsageError(f"cannot set up a client for S3: {error}") from None
+        except (*_SETTINGS_ERRORS, ValueError) as error:
+            raise UsageError(f"AWS's settings cannot be used: {error}") from None
+        except botocore.exceptions.BotoCoreError as error:
+            # A source of credentials did not answer, or with something else.
+            raise from_botocore(error) from None
         control = ControlPlane(client, session, config, region)
         yield control
 

@@ -96,7 +96,7 @@ class S3Store:
 
 @asynccontextmanager
 async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
-    """The bucket, for the time of the context. Sends no request. Raises UsageError."""
+    """The bucket, for the time of the context. Sends the store no request. Raises UsageError and StoreError."""
     async with open_control_plane(config) as control:
         if config.bucket.startswith("arn:"):
             # obstore knows no access points by ARN; botocore does.

@@ -1,0 +1,125 @@
+"""Credentials that the AWS chain asks for over HTTP work under trio, in both planes, and are renewed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import trio
+
+from s3server import S3Server
+from s3stream_fs.errors import StoreError
+from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.s3 import open_s3
+from s3stream_fs.types import ObjectId
+
+
+class Source(ThreadingHTTPServer):
+    """Hands out credentials as a container's and an instance's endpoint do."""
+
+    life = timedelta(hours=1)
+    broken = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Source
+
+    def do_PUT(self) -> None:
+        self._answer(b"token")
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        if self.server.broken:
+            self.send_error(500)
+        elif self.path.endswith("/security-credentials/"):
+            self._answer(b"role")
+        else:
+            credentials = {
+                "Code": "Success",
+                "AccessKeyId": "testing",
+                "SecretAccessKey": "testing",
+                "Token": f"token{len(self.server.asked)}",
+                "Expiration": (datetime.now(UTC) + self.server.life).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            self._answer(json.dumps(credentials).encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
+    with Source() as started:
+        thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield started
+        started.shutdown()
+        thread.join()
+
+
+def use(server: S3Server, ntimes: int) -> None:
+    """List and read through both planes, so many times."""
+    server.create_bucket("bucket")
+    ids = [ObjectId(key, server.put("bucket", key, b"hello"), 5) for key in ("plain", "control\x01")]
+
+    async def main() -> None:
+        async with open_s3(S3Config("bucket", endpoint_url=server.url, region="us-east-1")) as store:
+            for _ in range(ntimes):
+                assert len((await store.list_page("")).objects) == 2
+                for object_id in ids:
+                    got = bytearray()
+                    await store.get_range(object_id, object_id.whole, got.extend)
+                    assert got == b"hello"
+
+    trio.run(main)
+
+
+def test_container_role(server: S3Server, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/role")
+    use(server, 3)
+    assert len(source.asked) == 1
+
+
+def test_instance_role(server: S3Server, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{source.url}/")
+    use(server, 1)
+    assert any(path.endswith("/security-credentials/role") for path in source.asked)
+
+
+def test_credentials_that_are_about_to_expire_are_renewed(
+    server: S3Server, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/role")
+    source.life = timedelta(seconds=30)
+    use(server, 3)
+    assert len(source.asked) > 3
+
+
+def test_a_source_that_fails_is_told(server: S3Server, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/role")
+    source.broken = True
+    with pytest.raises(StoreError):
+        use(server, 1)
