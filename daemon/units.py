@@ -58,19 +58,6 @@ def parse_duration(text: str) -> float:
     return float(Fraction(match[1]) * factor)
 
 
-def format_duration(seconds: float) -> str:
-    """A text that ``parse_duration`` reads back: ``90s``, ``5m``, ``1h``, ``500ms``, ``inf``."""
-    if math.isinf(seconds):
-        return "inf"
-    if seconds == 0:
-        return "0"
-    nmilliseconds = round(seconds * 1000)
-    for factor, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")):
-        if nmilliseconds % factor == 0:
-            return f"{nmilliseconds // factor}{unit}"
-    return f"{nmilliseconds}ms"
-
-
 def parse_mode(text: str) -> int:
     """Permission bits from octal digits: ``444``, ``0444``, ``0o444``."""
     if not re.fullmatch(r"(?:0o)?0*[0-7]{1,3}", text.strip(), re.ASCII):

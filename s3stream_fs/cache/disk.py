@@ -54,13 +54,12 @@ class DiskTierConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``hits`` and ``misses`` count reads; ``dropped_writes`` those for which there was no time or no room."""
+    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no time or no room."""
 
     enabled: bool
     limit_nbytes: int
     nbytes_used: int
     hits: int
-    misses: int
     blocks_written: int
     nbytes_written: int
     dropped_writes: int
@@ -83,7 +82,6 @@ class DiskTier:
         self._limiter = trio.CapacityLimiter(_READ_THREADS)
         self._nowait_works = True
         self._hits = 0
-        self._misses = 0
         self._bad_blocks = 0
         self._errors = 0
 
@@ -121,7 +119,6 @@ class DiskTier:
         """The bytes, if all are on disk and right; None, and forgotten, where they are not."""
         record = self._record(object_id)
         if record is None or not self._has(record, wanted):
-            self._misses += 1
             return None
         span = self._span(record, wanted)
         buffer = bytearray(len(span))
@@ -166,7 +163,6 @@ class DiskTier:
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
             hits=self._hits,
-            misses=self._misses,
             blocks_written=self._writer.blocks_written,
             nbytes_written=self._writer.nbytes_written,
             dropped_writes=self._writer.dropped,
@@ -200,7 +196,7 @@ class DiskTier:
                 self._fault(record, error)
                 return None
             if found is not None:
-                record.row, record.checksums = found
+                record.checksums = found
         if len(self._records) >= _MAX_RECORDS:
             _, dropped = self._records.popitem()
             self._names.pop(dropped.name, None)

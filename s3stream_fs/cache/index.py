@@ -62,12 +62,12 @@ class BlockIndex:
     def close(self) -> None:
         self._db.close()
 
-    def find(self, name: str, object_id: ObjectId) -> tuple[int, dict[int, bytes]] | None:
-        """The row of an object and the checksums of its blocks by index."""
+    def find(self, name: str, object_id: ObjectId) -> dict[int, bytes] | None:
+        """The checksums of an object's blocks by index; None for an object that is not there."""
         row = self._db.execute("SELECT id, key, etag, size FROM object WHERE name = ?", (name,)).fetchone()
         if row is None or row[1:] != (_text(object_id.key), object_id.etag, object_id.size):
             return None
-        return row[0], dict(self._db.execute("SELECT idx, checksum FROM block WHERE object = ?", (row[0],)))
+        return dict(self._db.execute("SELECT idx, checksum FROM block WHERE object = ?", (row[0],)))
 
     def add(self, name: str, object_id: ObjectId, blocks: dict[int, bytes], nbytes: int, now: float) -> None:
         """Blocks that are now on disk; ``nbytes`` is the room that they take. Inside ``transaction``."""

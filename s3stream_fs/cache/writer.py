@@ -54,7 +54,6 @@ class Record:
     object_id: ObjectId
     checksums: dict[int, bytes] = field(default_factory=dict)
     verified: set[int] = field(default_factory=set)
-    row: int | None = None
     file: DataFile | None = None
     used: float = 0.0
 

@@ -27,15 +27,14 @@ class Unknown(Enum):
 
 
 class Listing:
-    """What lies under ``prefix``, at the moment ``started_at``.
+    """What lies under ``prefix``.
 
     Invariant: ``_order`` holds final names only, sorted, and only grows; so a position means the same entry for as long
     as somebody holds the listing.
     """
 
-    def __init__(self, prefix: str, started_at: float, fresh_until: float) -> None:
+    def __init__(self, prefix: str, fresh_until: float) -> None:
         self.prefix = prefix
-        self.started_at = started_at
         self.fresh_until = fresh_until
         """Until when its answers may be given; in the tree's clock."""
         self.complete = False

@@ -97,8 +97,7 @@ class Tree:
         """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
         listing = self._fresh_listing(prefix)
         if listing is None:
-            now = trio.current_time()
-            listing = Listing(prefix, now, now + self._ttl_seconds)
+            listing = Listing(prefix, trio.current_time() + self._ttl_seconds)
             self._listings_started += 1
             self._keep(listing)
             self._nursery.start_soon(self._load, listing)

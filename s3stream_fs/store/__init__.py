@@ -22,16 +22,8 @@ class ObjectStore(Protocol):
         """What the store knows of one key. Raises NotFound, Denied, Transient."""
         ...
 
-    async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        limit: int = 1000,
-    ) -> ListPage:
-        """One page of the keys that begin with ``prefix``, rolled up at ``delimiter`` (``""``: not rolled up).
+    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+        """One page of the keys that begin with ``prefix``, rolled up at the next ``/``.
 
         ``token`` is the ``next_token`` of the page before. Raises NotFound (no such bucket), Denied, Transient.
         """

@@ -81,14 +81,10 @@ class ControlPlane:
             answer.get("VersionId"),
         )
 
-    async def list_page(self, prefix: str, delimiter: str, token: str | None, start_after: str, limit: int) -> ListPage:
-        arguments: dict[str, Any] = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
-        if delimiter:
-            arguments["Delimiter"] = delimiter
+    async def list_page(self, prefix: str, token: str | None, limit: int) -> ListPage:
+        arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/", "MaxKeys": limit, "EncodingType": "url"}
         if token is not None:
             arguments["ContinuationToken"] = token
-        elif start_after:
-            arguments["StartAfter"] = start_after
         answer = await self._call("list_objects_v2", OptionalObjectAttributes=["RestoreStatus"], **arguments)
         # Some stores ignore encoding-type, and then a percent sign in a key is a percent sign.
         decoded = unquote if answer.get("EncodingType") == "url" else str

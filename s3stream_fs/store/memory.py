@@ -64,29 +64,21 @@ class MemoryStore:
             raise failure.error.again()
         return self._get(key)[0]
 
-    async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        limit: int = 1000,
-    ) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
         failure = await self._begin("LIST", prefix)
         if failure is not None:
             raise failure.error.again()
         keys = sorted(self._objects, key=str.encode)
         encoded = [key.encode() for key in keys]
-        index = bisect_right(encoded, (token or start_after).encode()) if token or start_after else 0
+        index = bisect_right(encoded, token.encode()) if token else 0
         objects: list[ObjectInfo] = []
         prefixes: list[str] = []
         last = token or ""
         for key in keys[index:]:
             if not key.startswith(prefix):
                 continue
-            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
-            rolled_up = prefix + head + delimiter if found else ""
+            head, slash, _ = key[len(prefix) :].partition("/")
+            rolled_up = prefix + head + slash if slash else ""
             if rolled_up and (rolled_up in prefixes or rolled_up == last):
                 continue  # a page's token may be a common prefix: what lies below it is not listed again
             if len(objects) + len(prefixes) == min(limit, self._page_limit):

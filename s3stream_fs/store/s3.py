@@ -47,18 +47,10 @@ class S3Store:
         with self._counted():
             return await self._control.head(key)
 
-    async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        limit: int = 1000,
-    ) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
         self._lists += 1
         with self._counted():
-            return await self._control.list_page(prefix, delimiter, token, start_after, limit)
+            return await self._control.list_page(prefix, token, limit)
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         def counted(piece: memoryview) -> None:

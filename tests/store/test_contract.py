@@ -110,8 +110,6 @@ def test_listing_is_rolled_up_and_in_order_of_bytes(rig: Rig) -> None:
         below = await store.list_page("a/")
         assert [info.id.key for info in below.objects] == ["a/d", "a/é"]
         assert below.prefixes == ("a/b/",)
-        flat = await store.list_page("", delimiter="")
-        assert [info.id.key for info in flat.objects] == sorted(KEYS, key=str.encode)
         assert [info.id.key for info in (await store.list_page("z/")).objects] == ["z/"]
         nothing = await store.list_page("none/")
         assert (nothing.objects, nothing.prefixes, nothing.next_token) == ((), (), None)
@@ -142,20 +140,9 @@ def test_pages_are_the_whole_listing(rig: Rig, limit: int) -> None:
     rig.run(case)
 
 
-def test_start_after(rig: Rig) -> None:
-    for key in ("a", "b", "c"):
-        rig.put(key)
-
-    async def case(store: ObjectStore) -> None:
-        page = await store.list_page("", start_after="a")
-        assert [info.id.key for info in page.objects] == ["b", "c"]
-
-    rig.run(case)
-
-
 ODD_KEYS = [
     *("a b", "100%", "%41", "a+b", "a#b", "a?b&c=d", "a*b", "'q'", '"q"', "a\\b", "<&>", "ملف", "😀", "~^`|"),
-    *("tab\there", "new\nline", "\x01", "\x7f", "...", "a.", " x ", "deep/ /%2F/é"),
+    *("tab\there", "new\nline", "\x01", "\x7f", "...", "a.", " x ", "%2F"),
 ]
 
 
@@ -163,7 +150,7 @@ def test_odd_keys_are_listed_and_fetched_exactly(rig: Rig) -> None:
     ids = {key: rig.put(key, key.encode() * 3) for key in ODD_KEYS}
 
     async def case(store: ObjectStore) -> None:
-        page = await store.list_page("", delimiter="")
+        page = await store.list_page("")
         assert {info.id.key: info.id for info in page.objects} == ids
         for key, object_id in ids.items():
             assert await fetched(store, object_id, object_id.whole) == key.encode() * 3
