@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 _QUEUE_NBYTES: Final = 64 * 1024 * 1024
 """Bytes that may wait for the disk; more are dropped, so that a slow disk never holds a reader or its memory."""
 
+_GATHER_NBYTES: Final = 8 * 1024 * 1024
+"""The thread is woken for so much at a time, and otherwise looks every ``_IDLE_SECONDS``: woken for each small file, it
+took a quarter of the files per second from the readers (one interpreter lock, and a commit for every file)."""
+
 _BATCH_NBYTES: Final = 32 * 1024 * 1024
 """Bytes written per commit at the most: a kill loses no more than this."""
 
@@ -108,6 +112,8 @@ class Writer:
         self._queued_nbytes = 0
         self._wake = threading.Condition()
         self._stopping = False
+        self._flushing = 0
+        """How many wait for the queue to be empty."""
         self._busy = False
         self._unswept = deque(files.shards)
         self.dirty: dict[ObjectId, Record] = {}
@@ -137,13 +143,18 @@ class Writer:
             self._queued_nbytes += len(byte_range)
             self._queue.append(_Write(record, byte_range, pieces))
             self.dirty[record.object_id] = record
-            self._wake.notify_all()
+            if self._queued_nbytes >= _GATHER_NBYTES:
+                self._wake.notify_all()
         return True
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued is written and committed. Blocks; for a worker thread."""
         with self._wake:
-            return self._wake.wait_for(lambda: not self._queue and not self._busy, timeout)
+            self._flushing += 1
+            self._wake.notify_all()
+            done = self._wake.wait_for(lambda: not self._queue and not self._busy, timeout)
+            self._flushing -= 1
+            return done
 
     def stop(self, timeout: float) -> None:
         """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks."""
@@ -161,7 +172,8 @@ class Writer:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
-                if not self._queue and not self._stopping:
+                urgent = self._stopping or (self._flushing and self._queue)
+                if self._queued_nbytes < _GATHER_NBYTES and not urgent:
                     self._wake.wait(_IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True

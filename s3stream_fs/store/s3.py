@@ -11,7 +11,7 @@ from s3stream_fs.errors import StoreError, Throttled
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.config import S3Config
 from s3stream_fs.store.control import ControlPlane, open_control_plane
-from s3stream_fs.store.data import DataPlane, open_data_plane
+from s3stream_fs.store.data import DataPlane
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 
@@ -98,8 +98,7 @@ async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
         if config.virtual_hosted:
             parts = urlsplit(endpoint)
             endpoint = parts._replace(netloc=f"{config.bucket}.{parts.netloc}").geturl()
-        async with open_data_plane(config, endpoint, control.region, control.credentials) as data:
-            yield S3Store(control, data)
+        yield S3Store(control, DataPlane(config, endpoint, control.region, control.credentials))
 
 
 def _data_plane_takes(key: str) -> bool:
