@@ -41,6 +41,7 @@ class MountConfig:
     memory_limit_nbytes: int
     metadata_ttl_seconds: float
     read_deadline_seconds: float
+    max_in_flight: int
     attributes: AttributeConfig
     allow_other: bool
     foreground: bool
@@ -98,6 +99,7 @@ def build(settings: Settings, host: Host) -> MountConfig:
         ),
         metadata_ttl_seconds=_seconds(value["metadata_ttl"]),
         read_deadline_seconds=_seconds(value["read_deadline"]),
+        max_in_flight=_number(value["max_in_flight"], lambda: 256),
         attributes=AttributeConfig(
             uid=_number(value["uid"], lambda: host.uid),
             gid=_number(value["gid"], lambda: host.gid),

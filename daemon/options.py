@@ -20,6 +20,8 @@ ENVIRONMENT_PREFIX: Final = "S3STREAM_FS_"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 ADDRESSINGS: Final = ("auto", "path", "virtual")
 
+_MAX_COUNT: Final = 10_000  # more connections than a process may have open by default
+
 _MAX_ID: Final = 2**32 - 2  # the kernel keeps 2**32 - 1 for "no user"
 
 
@@ -86,6 +88,12 @@ def _user_or_group(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text.strip(), re.ASCII) or not 1 <= int(text) <= _MAX_COUNT:
+        raise ValueError(f"a number from 1 to {_MAX_COUNT}")
+    return int(text)
+
+
 def _url(text: str) -> str:
     right = "a URL such as https://s3.example.com:9000"
     try:
@@ -142,6 +150,7 @@ URL: Final = Kind("URL", _url)
 PATH: Final = Kind("path", _text)
 MODE: Final = Kind("octal mode", parse_mode)  # no TOML number: 444 and 0o444 both arrive as one, and differ
 ID: Final = Kind("number", _user_or_group, (int, str))
+COUNT: Final = Kind("number", _count, (int, str))
 MEMORY_SIZE: Final = Kind("size", _memory, (str, int))
 CACHE_SIZE: Final = Kind("size", _cache, (str, int))
 DURATION: Final = Kind("duration", parse_duration, (str, int, float))
@@ -225,6 +234,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "how long a read may retry before it fails with EIO",
         "120s",
         value=120.0,
+    ),
+    Option(
+        "max-in-flight",
+        COUNT,
+        "N",
+        "most requests for data at once; fewer are made while the store answers SlowDown",
+        "256",
+        value=256,
     ),
     Option("uid", ID, "UID", "owner of all files and directories", "who mounts"),
     Option("gid", ID, "GID", "group of all files and directories", "the group of who mounts"),

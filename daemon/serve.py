@@ -32,9 +32,10 @@ from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.namespace.inodes import InodeTable
 from s3stream_fs.namespace.tree import Tree
-from s3stream_fs.reading.planner import ReadAheadConfig
 from s3stream_fs.reading.reader import Reader
+from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store import ObjectStore
+from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3 import open_s3
 
@@ -74,7 +75,8 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
         except StoreError as error:
             raise startup_error(error, config) from None
         await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
-        store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds))
+        congestion = Congestion(config.max_in_flight)
+        store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
         space = f"{config.store.endpoint_url or 'aws'}/{config.source.bucket}"
         with ending_with(ExitCode.CACHE):
             disk = await stack.enter_async_context(open_disk_tier(config.disk, space))
@@ -82,7 +84,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         memory = MemoryTier(config.memory_limit_nbytes)
-        fetcher = Fetcher(store, memory, disk, FetchConfig(), nursery)
+        fetcher = Fetcher(store, memory, disk, FetchConfig(), congestion, nursery)
         reader = Reader(fetcher, ReadAheadConfig(), config.memory_limit_nbytes)
         tree = Tree(store, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
         inodes = InodeTable(config.source.prefix)
@@ -107,6 +109,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
                 "filesystem": filesystem.statistics(),
                 "reading": reader.statistics(),
                 "fetch": fetcher.statistics(),
+                "congestion": congestion.statistics(),
                 "memory": memory.statistics(),
                 "disk": disk.statistics(),
                 "namespace": tree.statistics(),

@@ -32,6 +32,10 @@ class Part:
         return self.filled_to == self.byte_range.stop
 
     @property
+    def missing_nbytes(self) -> int:
+        return self.byte_range.stop - self.filled_to
+
+    @property
     def pieces(self) -> tuple[memoryview, ...]:
         """The bytes that have arrived so far, in order."""
         return tuple(self._pieces)

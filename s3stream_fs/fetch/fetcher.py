@@ -9,16 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from s3stream_fs.cache.disk import DiskTier
 from s3stream_fs.cache.memory import MemoryTier, Part
 from s3stream_fs.errors import StoreError, StoreUnavailable
-from s3stream_fs.fetch.flight import Flight, FlightState
+from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
+from s3stream_fs.fetch.hedging import HedgePolicy
 from s3stream_fs.fetch.queue import Priority, RequestQueue
 from s3stream_fs.ranges import absent_ranges
 from s3stream_fs.store import ObjectStore
+from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 log = logging.getLogger(__name__)
@@ -28,23 +31,21 @@ log = logging.getLogger(__name__)
 class FetchConfig:
     """Ceilings of the fetcher.
 
-    ``max_in_flight``: GETs at once. 64 readers of small files at 30 ms need 64; large streams need about 15 per
-    10 Gbit/s (the S3 guidance). 128 leaves room for both; a guess until concurrency adapts itself.
+    ``ahead_fraction``: of the slots, for read-ahead; the rest is left to demand, so that it never waits for read-ahead.
     ``max_queued_ahead``: read-ahead requests that may wait; more are dropped, since a longer queue only grows stale.
     """
 
-    max_in_flight: int = 128
+    ahead_fraction: float = 0.75
     max_queued_ahead: int = 256
-
-    @property
-    def max_ahead_in_flight(self) -> int:
-        """Read-ahead leaves a quarter of the slots to demand, so that a demand never waits for it."""
-        return self.max_in_flight * 3 // 4
 
 
 @dataclass(frozen=True, slots=True)
 class FetchStatistics:
-    """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way."""
+    """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way.
+
+    ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
+    ``get_seconds`` is how long a GET of a large part takes when nothing is in its way.
+    """
 
     memory_hits: int
     disk_hits: int
@@ -53,26 +54,56 @@ class FetchStatistics:
     ahead_gets: int
     ahead_dropped: int
     abandoned: int
+    hedged: int
+    hedges_won: int
     failed: int
     in_flight: int
     queued: int
     nbytes_fetched: int
+    get_seconds: float
+
+
+_LARGE_NBYTES: Final = 4 * 1024 * 1024
+"""Parts from this size on say how long a GET takes; smaller ones are all first byte."""
+
+_GET_SECONDS_WEIGHT: Final = 0.02
+"""How fast ``get_seconds`` rises; it falls at once. The least is wanted: that a GET takes longer because others are
+under way is no reason to have more under way."""
+
+_FINISH_NBYTES: Final = 1024 * 1024
+"""Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
+
+_LEAST_PAUSE_SECONDS: Final = 0.002
+_MOST_PAUSE_SECONDS: Final = 0.02
+"""Late GETs are looked for so often, while any are under way."""
 
 
 class Fetcher:
     def __init__(
-        self, store: ObjectStore, memory: MemoryTier, disk: DiskTier, config: FetchConfig, nursery: trio.Nursery
+        self,
+        store: ObjectStore,
+        memory: MemoryTier,
+        disk: DiskTier,
+        config: FetchConfig,
+        congestion: Congestion,
+        nursery: trio.Nursery,
     ) -> None:
         self._store = store
         self._memory = memory
         self._disk = disk
         self._config = config
+        self._congestion = congestion
         self._nursery = nursery
+        self._hedging = HedgePolicy()
+        self._unanswered: dict[Flight, None] = {}
+        """Started flights without a byte and without a hedge, in the order in which they started."""
+        self._any_unanswered = trio.lowlevel.ParkingLot()
         self._queue: RequestQueue[Flight] = RequestQueue()
         self._flights: dict[ObjectId, dict[int, Flight]] = {}
         """Queued and started flights by block; a block is in at most one flight."""
-        self._in_flight = 0
         self._ahead_in_flight = 0
+        self.get_seconds = 0.0
+        """How long a GET of a large part takes at present when nothing is in its way; 0 while none was seen."""
         self._memory_hits = 0
         self._disk_hits = 0
         self._joined = 0
@@ -80,8 +111,11 @@ class Fetcher:
         self._ahead_gets = 0
         self._ahead_dropped = 0
         self._abandoned = 0
+        self._hedged = 0
+        self._hedges_won = 0
         self._failed = 0
         self._nbytes_fetched = 0
+        nursery.start_soon(self._send_late_ones_again)
 
     def view_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
@@ -100,25 +134,27 @@ class Fetcher:
         """Whether a GET that brings this byte is queued or under way."""
         return offset // BLOCK_BYTES in self._flights.get(object_id, {})
 
-    def want_nowait(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
+    def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
-        self._request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
+        for byte_range in wanted:
+            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
         self._start_what_may()
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
-        """Nobody reads this object any more: forget its read-ahead that has not started."""
+        """Nobody reads this object any more: drop its read-ahead, unless it is about to be complete."""
         for flight in set(self._flights.get(object_id, {}).values()):
-            if flight.state is FlightState.QUEUED and flight.waiters == 0:
-                self._queue.discard(flight)
+            if flight.waiters or flight.priority is not Priority.READ_AHEAD:
+                continue
+            if flight.state is FlightState.QUEUED or flight.part.missing_nbytes > _FINISH_NBYTES:
                 self._ahead_dropped += 1
-                self._land(flight, StoreUnavailable("read-ahead was dropped"))
+                self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
 
     async def get(
         self,
         object_id: ObjectId,
         wanted: ByteRange,
         needed: ByteRange,
-        ahead: ByteRange | None,
+        ahead: tuple[ByteRange, ...],
         part_nbytes: int,
     ) -> memoryview:
         """The bytes ``wanted``; what is missing of the block-aligned ``needed`` around them is fetched for it.
@@ -129,8 +165,8 @@ class Fetcher:
         pieces: list[memoryview] = []
         position = wanted.start
         self._request(object_id, needed, part_nbytes, Priority.DEMAND)
-        if ahead is not None:
-            self._request(object_id, ahead, part_nbytes, Priority.READ_AHEAD)
+        for byte_range in ahead:
+            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
         self._start_what_may()
         try:
             while position < wanted.stop:
@@ -158,10 +194,13 @@ class Fetcher:
             ahead_gets=self._ahead_gets,
             ahead_dropped=self._ahead_dropped,
             abandoned=self._abandoned,
+            hedged=self._hedged,
+            hedges_won=self._hedges_won,
             failed=self._failed,
-            in_flight=self._in_flight,
+            in_flight=self._congestion.in_flight,
             queued=len(self._queue),
             nbytes_fetched=self._nbytes_fetched,
+            get_seconds=self.get_seconds,
         )
 
     async def _next_piece(self, object_id: ObjectId, start: int, stop: int) -> memoryview | None:
@@ -208,7 +247,7 @@ class Fetcher:
                 blocks = self._flights.setdefault(object_id, {})
                 for index in byte_range.blocks():
                     blocks[index] = flight
-                self._queue.push(flight, priority)
+                self._queue.push(flight, priority, object_id)
 
     def _missing(self, object_id: ObjectId, wanted: ByteRange, priority: Priority) -> Iterator[ByteRange]:
         flights = self._flights.get(object_id, {})
@@ -217,7 +256,7 @@ class Fetcher:
             flight = flights.get(index)
             if flight is not None:
                 if priority is Priority.DEMAND and flight.state is FlightState.QUEUED:
-                    self._queue.promote(flight, priority)
+                    self._queue.promote(flight, priority, object_id)
                 return True
             return self._memory.find(object_id, index * BLOCK_BYTES) is not None
 
@@ -226,53 +265,109 @@ class Fetcher:
 
     def _start_what_may(self) -> None:
         """Start queued flights while there are slots and memory. Called whenever either may have become free."""
+        congestion = self._congestion
         for priority in Priority:
             while (flight := self._queue.peek(priority)) is not None:
                 ahead = priority > Priority.DEMAND
-                if self._in_flight >= self._config.max_in_flight:
+                limit = congestion.limit
+                if congestion.in_flight >= limit:
                     return
-                if ahead and self._ahead_in_flight >= self._config.max_ahead_in_flight:
+                if ahead and self._ahead_in_flight >= max(int(limit * self._config.ahead_fraction), 1):
                     return
                 if not self._memory.reserve_nowait(len(flight.part.byte_range)):
                     if not ahead:
                         return  # what is in flight will land and make room
-                    self._queue.discard(flight)
                     self._ahead_dropped += 1
-                    self._land(flight, StoreUnavailable("read-ahead was dropped"))
+                    self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
                     continue
-                self._queue.discard(flight)
-                flight.state = FlightState.STARTED
-                self._in_flight += 1
-                self._ahead_in_flight += ahead
-                self._demand_gets += not ahead
-                self._ahead_gets += ahead
-                self._nursery.start_soon(self._fly, flight, ahead)
+                self._queue.discard(flight, flight.part.object_id)
+                self._start(flight, ahead)
 
-    async def _fly(self, flight: Flight, ahead: bool) -> None:
-        part = flight.part
+    def _start(self, flight: Flight, ahead: bool) -> None:
+        flight.state = FlightState.STARTED
+        flight.started_at = trio.current_time()
+        flight.counted_ahead = ahead
+        self._congestion.in_flight += 1
+        self._ahead_in_flight += ahead
+        self._demand_gets += not ahead
+        self._ahead_gets += ahead
+        self._hedging.on_started()
+        self._unanswered[flight] = None
+        self._any_unanswered.unpark()
+        self._nursery.start_soon(self._fly, flight, flight.attempt())
+
+    async def _fly(self, flight: Flight, attempt: Attempt) -> None:
+        """One GET of a flight, and the end of the flight if it was the one that counts."""
         error: StoreError | None = None
         try:
-            with flight.scope:
-                await self._store.get_range(part.object_id, part.byte_range, flight.deliver)
+            with attempt.scope:
+                await self._store.get_range(flight.part.object_id, flight.part.byte_range, attempt.deliver)
         except StoreError as store_error:
             error = store_error
         except Exception:
-            log.exception("bug: GET of %r bytes %r", part.object_id.key, part.byte_range)
+            log.exception("bug: GET of %r bytes %r", flight.part.object_id.key, flight.part.byte_range)
             error = StoreUnavailable("internal error, see the log")
         finally:
             # Also on the way out of a cancelled nursery: accounts stay right until the end.
-            self._in_flight -= 1
-            self._ahead_in_flight -= ahead
-            self._nbytes_fetched += part.filled_to - part.byte_range.start
-            if part.complete:
-                self._memory.hold(part)
-                self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
-                self._land(flight, None)
+            flight.attempts.discard(attempt)
+            over = flight.leader is attempt or not flight.attempts
+            if over and flight.state is not FlightState.LANDED:
+                self._end(flight, error)
+
+    def _end(self, flight: Flight, error: StoreError | None) -> None:
+        """The last GET of a flight is over, or the one that brought its bytes."""
+        part = flight.part
+        now = trio.current_time()
+        flight.cancel()
+        self._unanswered.pop(flight, None)
+        if flight.leader is not None:
+            self._hedging.on_answered(len(part.byte_range), flight.answered_at - flight.started_at)
+            self._hedges_won += flight.leader.hedge
+            flight.leader = None  # they name each other, and bytes must not wait for the collector of cycles
+        self._congestion.in_flight -= 1
+        self._ahead_in_flight -= flight.counted_ahead
+        self._nbytes_fetched += part.filled_to - part.byte_range.start
+        if part.complete:
+            self._congestion.on_landed(now)
+            if len(part.byte_range) >= _LARGE_NBYTES:
+                self._note_get(now - flight.started_at)
+            self._memory.hold(part)
+            self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
+            self._land(flight, None)
+        else:
+            self._memory.release(len(part.byte_range))
+            self._failed += error is not None
+            self._land(flight, error or StoreUnavailable("the request was abandoned"))
+        self._start_what_may()
+
+    def _note_get(self, seconds: float) -> None:
+        if self.get_seconds == 0.0 or seconds < self.get_seconds:
+            self.get_seconds = seconds
+        else:
+            self.get_seconds += (seconds - self.get_seconds) * _GET_SECONDS_WEIGHT
+
+    async def _send_late_ones_again(self) -> None:
+        """Hedge: a GET for which somebody waits and which is later than most of its like is sent a second time."""
+        while True:
+            now = trio.current_time()
+            due = now + _MOST_PAUSE_SECONDS
+            for flight in list(self._unanswered):
+                if flight.leader is not None:
+                    del self._unanswered[flight]
+                    continue
+                late_after = self._hedging.late_after(len(flight.part.byte_range))
+                if late_after is None or not flight.waiters:
+                    continue
+                if now < flight.started_at + late_after:
+                    due = min(due, flight.started_at + late_after)
+                elif self._hedging.spend():
+                    del self._unanswered[flight]
+                    self._hedged += 1
+                    self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
+            if self._unanswered:
+                await trio.sleep_until(max(due, now + _LEAST_PAUSE_SECONDS))
             else:
-                self._memory.release(len(part.byte_range))
-                self._failed += error is not None
-                self._land(flight, error or StoreUnavailable("the request was abandoned"))
-            self._start_what_may()
+                await self._any_unanswered.park()
 
     def _land(self, flight: Flight, error: StoreError | None) -> None:
         self._forget(flight)
@@ -287,17 +382,20 @@ class Fetcher:
         if not blocks:
             self._flights.pop(flight.part.object_id, None)
 
+    def _give_up(self, flight: Flight, error: StoreError) -> None:
+        """Nobody wants this flight."""
+        if flight.state is FlightState.QUEUED:
+            self._queue.discard(flight, flight.part.object_id)
+            self._land(flight, error)
+        else:
+            # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
+            self._forget(flight)
+            flight.cancel()
+
     def _abandon(self, object_id: ObjectId, needed: ByteRange) -> None:
         """A reader gave up: drop the demand GETs of ``needed`` that nobody else waits for."""
         flights = self._flights.get(object_id, {})
         for flight in {flights[index] for index in needed.blocks() if index in flights}:
-            if flight.waiters or flight.priority is not Priority.DEMAND:
-                continue
-            self._abandoned += 1
-            if flight.state is FlightState.QUEUED:
-                self._queue.discard(flight)
-                self._land(flight, StoreUnavailable("the request was abandoned"))
-            else:
-                # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
-                self._forget(flight)
-                flight.scope.cancel()
+            if flight.waiters == 0 and flight.priority is Priority.DEMAND:
+                self._abandoned += 1
+                self._give_up(flight, StoreUnavailable("the request was abandoned"))

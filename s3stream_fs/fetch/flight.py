@@ -1,4 +1,4 @@
-"""One GET from its request to its last byte, and those who wait for it."""
+"""One part on its way, from its request to its last byte: those who wait for it, and the GETs that race for it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,79 @@ class FlightState(Enum):
     """Over: either the part is complete or ``error`` is set."""
 
 
+class Attempt:
+    """One GET of a flight. Mostly the only one; a hedge is a second."""
+
+    __slots__ = ("_flight", "hedge", "scope")
+
+    def __init__(self, flight: Flight, hedge: bool) -> None:
+        self._flight = flight
+        self.hedge = hedge
+        self.scope = trio.CancelScope()
+
+    def deliver(self, piece: memoryview) -> None:
+        """The next bytes of the body have come. Whoever brings the first piece brings them all."""
+        flight = self._flight
+        if flight.leader is None:
+            flight.leader = self
+            flight.answered_at = trio.current_time()
+            for other in flight.attempts - {self}:
+                other.scope.cancel()
+        if flight.leader is self:
+            flight.deliver(piece)
+
+
 class Flight:
     """A part on its way. All who want bytes of it wait on the same one (single flight).
 
-    Invariants: ``waiters`` counts the tasks inside ``wait``; ``error`` is set only when LANDED.
+    Invariants: ``waiters`` counts the tasks inside ``wait``; ``error`` is set only when LANDED; only the ``leader``,
+    once there is one, delivers.
     """
 
-    __slots__ = ("_changed", "error", "part", "priority", "scope", "state", "waiters")
+    __slots__ = (
+        "_changed",
+        "answered_at",
+        "attempts",
+        "counted_ahead",
+        "error",
+        "leader",
+        "part",
+        "priority",
+        "started_at",
+        "state",
+        "waiters",
+    )
 
     def __init__(self, part: Part, priority: Priority) -> None:
         self.part = part
         self.priority = priority
         """What it was first wanted for; a demand that joins read-ahead does not change it."""
         self.state = FlightState.QUEUED
-        self.scope = trio.CancelScope()
+        self.started_at = self.answered_at = 0.0
+        """When the first request for it was sent, and when the first piece came."""
+        self.counted_ahead = False
+        """It was started as read-ahead, and takes one of the slots of read-ahead."""
+        self.attempts: set[Attempt] = set()
+        """The GETs that are under way."""
+        self.leader: Attempt | None = None
         self.error: StoreError | None = None
         self.waiters = 0
         self._changed = trio.lowlevel.ParkingLot()
 
+    def attempt(self, hedge: bool = False) -> Attempt:
+        """Another GET for the same bytes."""
+        made = Attempt(self, hedge)
+        self.attempts.add(made)
+        return made
+
     def deliver(self, piece: memoryview) -> None:
-        """The next bytes of the body have come."""
         self.part.append(piece)
         self._changed.unpark_all()
+
+    def cancel(self) -> None:
+        """Abort every GET. The flight lands, with an error, once they are gone."""
+        for attempt in self.attempts:
+            attempt.scope.cancel()
 
     def land(self, error: StoreError | None) -> None:
         self.state = FlightState.LANDED

@@ -1,4 +1,4 @@
-"""Requests that wait for a slot, most urgent first. Pure: no clock, no I/O, no tasks."""
+"""Requests that wait for a slot: most urgent first, then in turn among those who wait. No clock, no I/O, no tasks."""
 
 from __future__ import annotations
 
@@ -18,39 +18,66 @@ class Priority(IntEnum):
     """A stream will need them soon; may be dropped without harm."""
 
 
-class RequestQueue(Generic[T]):
-    """First in, first out within a priority; every operation takes constant time."""
+class _Line(Generic[T]):
+    """Owners take turns; each owner's requests go first in, first out."""
 
     def __init__(self) -> None:
-        # dicts are ordered sets here: the value says nothing.
-        self._waiting: dict[Priority, dict[T, None]] = {priority: {} for priority in Priority}
+        # dicts are ordered sets here: the inner values say nothing.
+        self._by_owner: dict[Hashable, dict[T, None]] = {}
+        self._length = 0
 
     def __len__(self) -> int:
-        return sum(len(requests) for requests in self._waiting.values())
+        return self._length
+
+    def push(self, request: T, owner: Hashable) -> None:
+        self._by_owner.setdefault(owner, {})[request] = None
+        self._length += 1
+
+    def first(self) -> T | None:
+        for requests in self._by_owner.values():
+            return next(iter(requests))
+        return None
+
+    def discard(self, request: T, owner: Hashable) -> bool:
+        requests = self._by_owner.get(owner)
+        if requests is None or request not in requests:
+            return False
+        del requests[request]
+        self._length -= 1
+        # Whose turn it was goes to the end of the line.
+        del self._by_owner[owner]
+        if requests:
+            self._by_owner[owner] = requests
+        return True
+
+
+class RequestQueue(Generic[T]):
+    """Within a priority, owners (objects being read) take turns. Every operation takes constant time."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Priority, _Line[T]] = {priority: _Line() for priority in Priority}
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
 
     def count(self, priority: Priority) -> int:
-        return len(self._waiting[priority])
+        return len(self._lines[priority])
 
-    def push(self, request: T, priority: Priority) -> None:
-        self._waiting[priority][request] = None
+    def push(self, request: T, priority: Priority, owner: Hashable) -> None:
+        self._lines[priority].push(request, owner)
 
     def peek(self, priority: Priority) -> T | None:
         """The request of this priority that is next."""
-        return next(iter(self._waiting[priority]), None)
+        return self._lines[priority].first()
 
-    def promote(self, request: T, priority: Priority) -> bool:
-        """Move a waiting request up to ``priority``, behind what waits there. False where nothing changes."""
+    def promote(self, request: T, priority: Priority, owner: Hashable) -> bool:
+        """Move a waiting request up to ``priority``, behind what its owner has there. False where nothing changes."""
         for lower in Priority:
-            if lower > priority and request in self._waiting[lower]:
-                del self._waiting[lower][request]
-                self._waiting[priority][request] = None
+            if lower > priority and self._lines[lower].discard(request, owner):
+                self._lines[priority].push(request, owner)
                 return True
         return False
 
-    def discard(self, request: T) -> bool:
+    def discard(self, request: T, owner: Hashable) -> bool:
         """Take a request out, wherever it waits. False where it does not wait."""
-        for requests in self._waiting.values():
-            if request in requests:
-                del requests[request]
-                return True
-        return False
+        return any(line.discard(request, owner) for line in self._lines.values())

@@ -12,15 +12,19 @@ import trio
 from cachetools import LRUCache
 
 from s3stream_fs.fetch.fetcher import Fetcher
-from s3stream_fs.reading.planner import Planner, ReadAheadConfig
+from s3stream_fs.reading.planner import Planner
+from s3stream_fs.reading.stream import Conditions, ReadAheadConfig
 from s3stream_fs.types import ByteRange, ObjectId
 
 _MAX_PLANNERS: Final = 1024
 """Objects whose streams are remembered; an object that is read again after 1,024 others starts afresh."""
 
-_SHARED_WINDOWS: Final = 4
-"""How many objects the read-ahead budget is divided among at least; with more large objects being read at once, the
-memory tier evicts and drops what does not fit. A guess."""
+_AHEAD_FRACTION: Final = 0.5
+"""Of the memory limit, for read-ahead; the rest is for demand, for what was read and is still held, and for parts that
+do not end where a window does."""
+
+_COUNT_SECONDS: Final = 0.1
+"""How old the count of active streams may be. Counting them takes about 1 us per remembered object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,9 @@ class Reader:
     def __init__(self, fetcher: Fetcher, config: ReadAheadConfig, memory_limit_nbytes: int) -> None:
         self._fetcher = fetcher
         self._config = config
-        # Half of the memory may be read-ahead; the other half is for demand and for what is in flight.
-        self._max_window_nbytes = memory_limit_nbytes // 2 // _SHARED_WINDOWS
+        self._ahead_nbytes = int(memory_limit_nbytes * _AHEAD_FRACTION)
+        self._share_nbytes = self._ahead_nbytes
+        self._share_counted_at = 0.0
         self._planners: LRUCache[ObjectId, Planner] = LRUCache(maxsize=_MAX_PLANNERS)
         self._reads = 0
         self._nbytes_read = 0
@@ -55,12 +60,12 @@ class Reader:
         view = self._fetcher.view_nowait(object_id, wanted)
         if view is None and not self._fetcher.coming(object_id, offset):
             planner.lost(offset)
-        plan = planner.on_read(offset, len(wanted), self._max_window_nbytes)
+        started = trio.current_time()
+        plan = planner.on_read(offset, len(wanted), self._conditions(started))
         if view is not None:
-            if plan.ahead is not None:
+            if plan.ahead:
                 self._fetcher.want_nowait(object_id, plan.ahead, plan.part_nbytes)
         else:
-            started = trio.current_time()
             self._reads_that_waited += 1
             try:
                 view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes)
@@ -77,6 +82,14 @@ class Reader:
 
     def statistics(self) -> ReadStatistics:
         return ReadStatistics(self._reads, self._nbytes_read, self._reads_that_waited, self._seconds_waited)
+
+    def _conditions(self, now: float) -> Conditions:
+        """What plans depend on at this moment: streams that read share the memory for read-ahead equally."""
+        if now - self._share_counted_at > _COUNT_SECONDS:
+            active = sum(planner.active_streams(now) for planner in self._planners.values())
+            self._share_nbytes = self._ahead_nbytes // max(active, 1)
+            self._share_counted_at = now
+        return Conditions(now, self._share_nbytes, self._fetcher.get_seconds)
 
     def _planner(self, object_id: ObjectId) -> Planner:
         planner = self._planners.get(object_id)

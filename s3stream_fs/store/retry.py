@@ -15,6 +15,7 @@ import trio
 
 from s3stream_fs.errors import StoreUnavailable, Throttled, Transient
 from s3stream_fs.store import Deliver, ObjectStore
+from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,18 @@ class RetryStatistics:
 
 
 class RetryingStore:
-    """An ObjectStore that hides the transient errors of another one."""
+    """An ObjectStore that hides the transient errors of another one, and reports every SlowDown to ``congestion``."""
 
-    def __init__(self, inner: ObjectStore, policy: RetryPolicy, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        inner: ObjectStore,
+        policy: RetryPolicy,
+        congestion: Congestion | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
         self._inner = inner
         self._policy = policy
+        self._congestion = congestion
         self._rng = rng or random.Random()
         self._retries = 0
         self._throttled = 0
@@ -92,7 +100,10 @@ class RetryingStore:
                     return await request()
                 except Transient as error:
                     last = error
-                    self._throttled += isinstance(error, Throttled)
+                    if isinstance(error, Throttled):
+                        self._throttled += 1
+                        if self._congestion is not None:
+                            self._congestion.on_throttled(trio.current_time())
             pause = self._rng.uniform(0, min(self._policy.cap_seconds, self._policy.base_seconds * 2**ntries))
             if trio.current_time() + pause >= deadline:
                 break

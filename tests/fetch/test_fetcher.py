@@ -15,8 +15,9 @@ from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
-from s3stream_fs.reading.planner import ReadAheadConfig
 from s3stream_fs.reading.reader import Reader
+from s3stream_fs.reading.stream import ReadAheadConfig
+from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
@@ -42,13 +43,13 @@ def run(
     *,
     memory: int = 256 * MIB,
     disk: int = 0,
-    config: FetchConfig = FetchConfig(),  # noqa: B008 - frozen
+    slots: int = 128,
 ) -> None:
     async def main() -> None:
         store = MemoryStore()
         tier = MemoryTier(memory)
         async with open_disk_tier(DiskTierConfig(folder, disk, 0.0), "x") as disk_tier, trio.open_nursery() as nursery:
-            fetcher = Fetcher(store, tier, disk_tier, config, nursery)
+            fetcher = Fetcher(store, tier, disk_tier, FetchConfig(), Congestion(slots), nursery)
             with trio.fail_after(60):
                 await case(Rig(store, tier, disk_tier, fetcher, Reader(fetcher, ReadAheadConfig(), memory)))
             nursery.cancel_scope.cancel()
@@ -143,7 +144,7 @@ def test_demand_goes_before_read_ahead_and_has_slots_of_its_own(tmp_path: Path) 
         object_id = rig.store.put("key", DATA)
         small = rig.store.put("small", b"s" * 1000)
         rig.store.gate = trio.Event()
-        rig.fetcher.want_nowait(object_id, ByteRange(0, 32 * MIB), MIB)
+        rig.fetcher.want_nowait(object_id, (ByteRange(0, 32 * MIB),), MIB)
         await wait_all_tasks_blocked()
         assert len(rig.gets()) == 3  # three quarters of four slots
         async with trio.open_nursery() as nursery:
@@ -156,14 +157,14 @@ def test_demand_goes_before_read_ahead_and_has_slots_of_its_own(tmp_path: Path) 
         # Among the next four that start, though 17 were queued before it.
         assert 20 * MIB in [start for start, _ in rig.gets()[4:8]]
 
-    run(tmp_path, case, config=FetchConfig(max_in_flight=4))
+    run(tmp_path, case, slots=4)
 
 
 def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
     async def case(rig: Rig) -> None:
         object_id = rig.store.put("key", DATA)
         rig.store.gate = trio.Event()
-        rig.fetcher.want_nowait(object_id, ByteRange(0, 32 * MIB), MIB)
+        rig.fetcher.want_nowait(object_id, (ByteRange(0, 32 * MIB),), MIB)
         await wait_all_tasks_blocked()
         rig.reader.close_nowait(object_id)
         assert rig.fetcher.statistics().queued == 0
@@ -171,7 +172,7 @@ def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
         rig.store.gate.set()
         assert await rig.reader.read(object_id, 20 * MIB, 1000) == DATA[20 * MIB : 20 * MIB + 1000]
 
-    run(tmp_path, case, config=FetchConfig(max_in_flight=4))
+    run(tmp_path, case, slots=4)
 
 
 def test_errors_reach_all_who_wait_and_the_next_read_asks_again(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes
 from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS, FileSystem, FileSystemConfig
 from s3stream_fs.namespace.inodes import ROOT, InodeTable
 from s3stream_fs.namespace.tree import Tree
-from s3stream_fs.reading.planner import ReadAheadConfig
 from s3stream_fs.reading.reader import Reader
+from s3stream_fs.reading.stream import ReadAheadConfig
+from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.memory import MemoryStore
 
 MIB = 1024 * 1024
@@ -49,7 +50,8 @@ def run(folder: Path, case: Callable[[Rig], Awaitable[None]], *, ttl: float = 60
         config = FileSystemConfig(AttributeConfig(uid=1, gid=2), ttl, deadline_seconds=30, mounted_at_ns=7)
         async with open_disk_tier(DiskTierConfig(folder, 0), "x") as disk, trio.open_nursery() as nursery:
             memory = MemoryTier(64 * MIB)
-            reader = Reader(Fetcher(store, memory, disk, FetchConfig(), nursery), ReadAheadConfig(), 64 * MIB)
+            fetcher = Fetcher(store, memory, disk, FetchConfig(), Congestion(16), nursery)
+            reader = Reader(fetcher, ReadAheadConfig(), 64 * MIB)
             inodes = InodeTable(prefix)
             tree = Tree(store, ttl_seconds=ttl, nursery=nursery)
             await case(Rig(store, FileSystem(tree, inodes, reader, disk, config), inodes))

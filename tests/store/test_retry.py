@@ -19,7 +19,7 @@ DATA = random.Random(0).randbytes(3_000_000)
 def run(case: Callable[[MemoryStore, RetryingStore], Awaitable[None]], policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008
     async def main() -> None:
         inner = MemoryStore()
-        await case(inner, RetryingStore(inner, policy, random.Random(1)))
+        await case(inner, RetryingStore(inner, policy, rng=random.Random(1)))
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
