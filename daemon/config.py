@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from s3stream_daemon.exits import ExitError
 from s3stream_daemon.folders import Folders, log_name
-from s3stream_daemon.memory import default_memory_limit_nbytes
+from s3stream_daemon.memory import default_memory_limit_nbytes, disk_queue_nbytes
 from s3stream_daemon.options import MIN_CACHE_NBYTES
 from s3stream_daemon.settings import Settings
 from s3stream_daemon.source import Source, parse_source
@@ -42,6 +42,7 @@ class MountConfig:
     metadata_ttl_seconds: float
     read_deadline_seconds: float
     max_in_flight: int
+    hedging: bool
     attributes: AttributeConfig
     allow_other: bool
     foreground: bool
@@ -78,6 +79,9 @@ def build(settings: Settings, host: Host) -> MountConfig:
         log_file = host.folders.logs / log_name(mountpoint)
     if log_file is not None and mountpoint in log_file.parents:
         raise ExitError(f"the log {log_file} would lie inside the mount; choose another with --log-file")
+    memory_limit_nbytes = _number(
+        value["memory_limit"], lambda: default_memory_limit_nbytes(host.allowed_memory_nbytes)
+    )
     return MountConfig(
         source=source,
         mountpoint=mountpoint,
@@ -93,12 +97,12 @@ def build(settings: Settings, host: Host) -> MountConfig:
         disk=DiskTierConfig(
             directory=cache_folder,
             limit_nbytes=_number(value["cache_size"], lambda: default_cache_nbytes(host.free_nbytes(cache_folder))),
+            queue_nbytes=disk_queue_nbytes(memory_limit_nbytes),
         ),
-        memory_limit_nbytes=_number(
-            value["memory_limit"], lambda: default_memory_limit_nbytes(host.allowed_memory_nbytes)
-        ),
+        memory_limit_nbytes=memory_limit_nbytes,
         metadata_ttl_seconds=_seconds(value["metadata_ttl"]),
         read_deadline_seconds=_seconds(value["read_deadline"]),
+        hedging=not value["no_hedging"],
         max_in_flight=_number(value["max_in_flight"], lambda: 256),
         attributes=AttributeConfig(
             uid=_number(value["uid"], lambda: host.uid),

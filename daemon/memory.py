@@ -20,6 +20,10 @@ _MAX_DEFAULT_NBYTES: Final = 1024**3
 _DEFAULT_SHARE: Final = 4
 """A quarter: training jobs need the rest, and kernel pages hold what was read anyway."""
 
+_QUEUE_SHARE: Final = 8
+_MAX_QUEUE_NBYTES: Final = 64 * 1024**2
+"""What a disk writes in 0.1 s is enough to even out bursts; more would only delay that a slow disk shows."""
+
 _MEMINFO: Final = PurePosixPath("/proc/meminfo")
 _CGROUP: Final = PurePosixPath("/proc/self/cgroup")
 _CGROUP_ROOT: Final = PurePosixPath("/sys/fs/cgroup")
@@ -45,6 +49,11 @@ def allowed_memory_nbytes(read: ReadText) -> int | None:
             limits += _limits_upwards(read, _CGROUP_ROOT / "memory", path, ("memory.limit_in_bytes",))
     # Version 1 says "no limit" with a number near 2**63, which RAM undercuts.
     return min((limit for limit in limits if limit), default=None)
+
+
+def disk_queue_nbytes(memory_limit_nbytes: int) -> int:
+    """How much of the memory limit may wait to be written to the disk cache."""
+    return min(memory_limit_nbytes // _QUEUE_SHARE, _MAX_QUEUE_NBYTES)
 
 
 def default_memory_limit_nbytes(allowed_nbytes: int | None) -> int:

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _STARTUP_SECONDS: Final = 15.0
 """How long a mount command tries to reach the bucket before it says that it cannot."""
 
-_GC_THRESHOLD: Final = 20_000
+_GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
 
 
@@ -83,9 +83,9 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
 
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        memory = MemoryTier(config.memory_limit_nbytes)
-        fetcher = Fetcher(store, memory, disk, FetchConfig(), congestion, nursery)
-        reader = Reader(fetcher, ReadAheadConfig(), config.memory_limit_nbytes)
+        memory = MemoryTier(config.memory_limit_nbytes - config.disk.queue_nbytes)
+        fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
+        reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         tree = Tree(store, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
         inodes = InodeTable(config.source.prefix)
         filesystem = FileSystem(

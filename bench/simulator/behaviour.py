@@ -68,16 +68,16 @@ class Behaviour:
 
     def change(self, settings: Mapping[str, Any]) -> None:
         """Take over the given settings, leave the others. Raises ValueError and KeyError for what makes no sense."""
-        if "preset" in settings:
-            self.preset = PRESETS[settings["preset"]]
-        if "bandwidth" in settings:
-            self.bandwidth = float(settings["bandwidth"]) if settings["bandwidth"] else None
-        if "max_rate" in settings:
-            self.max_rate = float(settings["max_rate"]) if settings["max_rate"] else None
-        if "faults" in settings:
-            self.faults = {Fault(name): float(share) for name, share in settings["faults"].items() if share}
-        if "seed" in settings:
-            self.rng = random.Random(settings["seed"])
+        unknown = settings.keys() - {"preset", "bandwidth", "max_rate", "faults", "seed"}
+        if unknown:
+            raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
+        # All of them are looked at before the first one counts.
+        preset = PRESETS[settings["preset"]] if "preset" in settings else self.preset
+        bandwidth = _limit(settings["bandwidth"]) if "bandwidth" in settings else self.bandwidth
+        max_rate = _limit(settings["max_rate"]) if "max_rate" in settings else self.max_rate
+        faults = _shares(settings["faults"]) if "faults" in settings else self.faults
+        rng = random.Random(settings["seed"]) if "seed" in settings else self.rng
+        self.preset, self.bandwidth, self.max_rate, self.faults, self.rng = preset, bandwidth, max_rate, faults, rng
 
     def delay(self, kind: str) -> float:
         """Seconds until the first byte of an answer."""
@@ -99,6 +99,20 @@ class Behaviour:
         return None
 
 
+def _limit(value: object) -> float | None:
+    limit = float(str(value)) if value else None
+    if limit is not None and not limit > 0:
+        raise ValueError(f"a limit is above 0, or null for none, and not {value}")
+    return limit
+
+
+def _shares(shares: Mapping[str, Any]) -> dict[Fault, float]:
+    faults = {Fault(name): float(share) for name, share in shares.items() if share}
+    if sum(faults.values()) > 1 or any(not 0 <= share <= 1 for share in faults.values()):
+        raise ValueError("shares of faults are from 0 to 1, and 1 at most in all")
+    return faults
+
+
 class RequestRate:
     """A token bucket per top-level folder: above the rate a request is answered 503 SlowDown."""
 
@@ -109,8 +123,9 @@ class RequestRate:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def admits(self, folder: str, rate: float, now: float) -> bool:
-        tokens, then = self._buckets.get(folder, (rate * self.BURST_SECONDS, now))
-        tokens = min(tokens + (now - then) * rate, rate * self.BURST_SECONDS)
+        most = max(rate * self.BURST_SECONDS, 1.0)
+        tokens, then = self._buckets.get(folder, (most, now))
+        tokens = min(tokens + (now - then) * rate, most)
         admitted = tokens >= 1
         self._buckets[folder] = (tokens - admitted, now)
         return admitted

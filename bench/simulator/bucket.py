@@ -58,6 +58,8 @@ class Tree:
 
     def __init__(self, prefix: str, count: int, size: int, per_folder: int = 0) -> None:
         self.prefix = prefix.rstrip("/") + "/"
+        if not 0 <= count <= 10**7 or size < 0 or per_folder < 0 or (per_folder and count > 10**4 * per_folder):
+            raise ValueError(f"at most 10**7 objects in 10**4 folders fit the names of {prefix!r}")
         self._count = count
         self._size = size
         self._per_folder = per_folder
@@ -137,11 +139,17 @@ class Page:
 class Bucket:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sorted(sources, key=lambda source: source.prefix)
+        trees = [source.prefix for source in sources if isinstance(source, Tree)]
+        for source in sources:
+            if any(source.prefix.startswith(tree) for tree in trees if tree != source.prefix):
+                raise ValueError(f"{source.prefix!r} lies inside another tree")
+        if len({source.prefix for source in sources}) < len(sources):
+            raise ValueError("two trees or files of the same name")
 
     def find(self, key: str) -> Item | None:
         for source in self._sources:
-            if key.startswith(source.prefix):
-                return source.find(key)
+            if key.startswith(source.prefix) and (item := source.find(key)) is not None:
+                return item
         return None
 
     def overwrite(self, key: str) -> bool:
@@ -152,6 +160,8 @@ class Bucket:
         items: list[Item] = []
         prefixes: list[str] = []
         start = max(start, prefix)
+        if not limit:
+            return Page((), (), None)
         for source in self._sources:
             index = source.index_from(start)
             while index < len(source):

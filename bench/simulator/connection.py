@@ -50,13 +50,14 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """``head`` with status line and headers; the body is ``body``, or ``nbytes`` of ``fd`` from ``offset`` on.
+    """``head`` holds status line and headers; the body is ``body``, or ``nbytes`` of ``fd`` from ``offset`` on.
 
     ``then`` says what follows: ``"next"`` request, ``"close"``, ``"reset"``, or ``"stall"`` (nothing, for ever).
     """
 
+    status: int
     head: bytes
-    body: bytes | memoryview = b""
+    body: bytes | bytearray | memoryview = b""
     fd: int = -1
     offset: int = 0
     nbytes: int = 0
@@ -144,7 +145,7 @@ class Connection:
             self._pump()
 
     def _take_request(self) -> None:
-        if self._busy:
+        if self._busy or self.closed:
             return
         stop = self._inbox.find(b"\r\n\r\n") + 4
         if stop < 4:
@@ -222,7 +223,8 @@ class Connection:
         if then != "next":
             self.close(reset=then == "reset")
         elif self._inbox:
-            self._take_request()
+            # By way of the loop: a client that sends many requests ahead must not nest them here.
+            self._loop.at(self._loop.now, self._take_request)
 
     def _when_writable(self) -> None:
         self._loop.watch(self._fd, _READ_WRITE, self._on_event)

@@ -33,7 +33,6 @@ _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _REASONS: Final = {
     200: "OK",
     206: "Partial Content",
-    304: "Not Modified",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -96,20 +95,19 @@ class Server:
     def _on_request(self, connection: Connection, request: Request) -> None:
         target = request.target
         if target.startswith("http://"):  # the absolute form, as to a proxy; servers have to take it too
-            target = "/" + target.split("/", 3)[3]
+            target = "/" + target.removeprefix("http://").partition("/")[2]
         if target.startswith("/-/"):
             connection.send(self._control(request.method, target, request.body))
             return
         path, _, query_text = target.partition("?")
         bucket, _, quoted = path[1:].partition("/")
         key = unquote(quoted) if "%" in quoted else quoted
+        head = request.method == "HEAD"
         kind = request.method if request.method in ("GET", "HEAD") else "OTHER"
         query: dict[str, str] = {}
-        if kind == "GET" and not key:
-            kind = "LIST"
+        if not key and kind != "OTHER":
             query = {name: values[-1] for name, values in parse_qs(query_text, keep_blank_values=True).items()}
-            if not query.keys() <= _LIST_PARAMETERS:
-                kind = "OTHER"
+            kind = "LIST" if kind == "GET" and query.keys() <= _LIST_PARAMETERS else "OTHER"
         self._counters.began(kind)
         self._kinds[connection] = kind
         rate = self._behaviour.max_rate
@@ -122,10 +120,13 @@ class Server:
             answer = self._list(query)
         elif kind in ("GET", "HEAD"):
             answer = self._object(kind, key, request)
-        elif request.method in ("GET", "HEAD"):
+        elif request.method in ("GET", "HEAD"):  # not of an object
             answer = self._about_bucket(query)
         else:
             answer = self._error(405, "MethodNotAllowed", "This bucket is only read.")
+        if head and answer.body:
+            answer.body = b""  # its length is told, as for a GET
+        self._counters.statuses[answer.status] += 1
         delay = self._behaviour.delay(kind)
         if delay:
             self._loop.at(self._loop.now + delay, lambda: connection.send(answer))
@@ -134,15 +135,19 @@ class Server:
 
     def _list(self, query: dict[str, str]) -> Answer:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-        if token := query.get("continuation-token"):
-            start = bytes.fromhex(token).decode()
-        else:
+        try:
+            limit = min(int(query.get("max-keys") or 1000), 1000)
+            start = bytes.fromhex(query.get("continuation-token", "")).decode()
+        except ValueError:
+            limit = -1
+        if limit < 0:
+            return self._error(400, "InvalidArgument", "max-keys or continuation-token")
+        if not start:
             after = query.get("start-after" if query.get("list-type") == "2" else "marker", "")
-            if after and delimiter and after.endswith(delimiter):
+            if delimiter and after.endswith(delimiter) and after.startswith(prefix) and after != prefix:
                 start = after[:-1] + chr(ord(after[-1]) + 1)  # behind all that was rolled up into it
             else:
                 start = after + "\0" if after else ""
-        limit = min(int(query.get("max-keys") or 1000), 1000)
         body = xml.listing(BUCKET, self._bucket.page(prefix, delimiter, start, limit), query)
         self._counters.sent("LIST", "", len(body))
         return self._answer(200, body, "Content-Type: application/xml\r\n")
@@ -150,7 +155,7 @@ class Server:
     def _object(self, kind: str, key: str, request: Request) -> Answer:
         item = self._bucket.find(key)
         if item is None:
-            return self._error(404, "NoSuchKey", "The specified key does not exist.", key, bodiless=kind == "HEAD")
+            return self._error(404, "NoSuchKey", "The specified key does not exist.", key)
         wanted_etag = request.header("if-match").strip('"')
         if wanted_etag and wanted_etag not in ("*", item.etag):
             return self._error(412, "PreconditionFailed", "At least one of the preconditions did not hold.", key)
@@ -172,7 +177,7 @@ class Server:
             if fault is Fault.SLOW_DOWN:
                 return self._error(503, "SlowDown", "Please reduce your request rate.")
             if fault is Fault.RESET:
-                return Answer(b"", then="reset")
+                return Answer(0, b"", then="reset")
             if fault is Fault.ETAG:
                 etag = etag[::-1]
         head = (
@@ -180,40 +185,40 @@ class Server:
             "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nAccept-Ranges: bytes\r\n"
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
-        if kind == "HEAD":
-            return Answer(head)
-        self._counters.statuses[status] += 1
-        return self._body(head, item, start, stop, fault)
+        answer = Answer(status, head)
+        if kind == "GET":
+            self._give_body(answer, item, start, stop, fault)
+        return answer
 
-    def _body(self, head: bytes, item: Item, start: int, stop: int, fault: Fault | None) -> Answer:
-        then = "next"
+    def _give_body(self, answer: Answer, item: Item, start: int, stop: int, fault: Fault | None) -> None:
         if fault in (Fault.STALL, Fault.TRUNCATE):
-            then = "stall" if fault is Fault.STALL else "close"
+            answer.then = "stall" if fault is Fault.STALL else "close"
             stop = start + (stop - start) // 2
         nbytes = stop - start
         self._counters.sent("GET", item.key, nbytes)
         if nbytes == 0:
-            return Answer(head, then=then)
-        if item.fd is not None:
-            return Answer(head, b"", item.fd, start, nbytes, self._behaviour.bandwidth, then)
-        if nbytes > PERIOD_NBYTES:
-            # Longer than the pattern: put together, as nobody asks for it who is in a hurry.
-            whole = bytearray()
-            for offset in range(start, stop, PERIOD_NBYTES):
-                at = place(item.key, offset, item.version)
-                whole += self._pattern[at : at + min(PERIOD_NBYTES, stop - offset)]
-            return self._in_memory(head, whole, fault, then)
-        at = place(item.key, start, item.version)
-        if nbytes <= _COPIED_NBYTES or fault is Fault.FLIP:
-            return self._in_memory(head, self._pattern[at : at + nbytes], fault, then)
-        return Answer(head, b"", self._pattern_fd, at, nbytes, self._behaviour.bandwidth, then)
+            return
+        at = start if item.fd is not None else place(item.key, start, item.version)
+        if fault is Fault.FLIP or (item.fd is None and nbytes > PERIOD_NBYTES):
+            body = self._whole(item, start, stop)
+            if fault is Fault.FLIP:
+                body[nbytes // 2] ^= 0xFF
+            answer.body = body
+        elif item.fd is None and nbytes <= _COPIED_NBYTES:
+            answer.body = self._pattern[at : at + nbytes]
+        else:
+            answer.fd = self._pattern_fd if item.fd is None else item.fd
+            answer.offset, answer.nbytes, answer.bandwidth = at, nbytes, self._behaviour.bandwidth
 
-    @staticmethod
-    def _in_memory(head: bytes, body: memoryview | bytearray, fault: Fault | None, then: str) -> Answer:
-        if fault is Fault.FLIP:
-            body = bytearray(body)
-            body[len(body) // 2] ^= 0xFF
-        return Answer(head, memoryview(body), then=then)
+    def _whole(self, item: Item, start: int, stop: int) -> bytearray:
+        """The bytes put together in memory, for what cannot be sent as it lies."""
+        if item.fd is not None:
+            return bytearray(os.pread(item.fd, stop - start, start))
+        whole = bytearray()
+        for offset in range(start, stop, PERIOD_NBYTES):
+            at = place(item.key, offset, item.version)
+            whole += self._pattern[at : at + min(PERIOD_NBYTES, stop - offset)]
+        return whole
 
     def _about_bucket(self, query: dict[str, str]) -> Answer:
         """What clients ask before they trust a bucket."""
@@ -225,13 +230,12 @@ class Server:
             return self._answer(200, b"")
         return self._error(501, "NotImplemented", "Not simulated.")
 
-    def _error(self, status: int, code: str, message: str, key: str = "", bodiless: bool = False) -> Answer:
-        return self._answer(status, b"" if bodiless else xml.error(code, message, key))
+    def _error(self, status: int, code: str, message: str, key: str = "") -> Answer:
+        return self._answer(status, xml.error(code, message, key))
 
     def _answer(self, status: int, body: bytes, headers: str = "") -> Answer:
-        self._counters.statuses[status] += 1
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode()
-        return Answer(head, body)
+        return Answer(status, head, body)
 
     def _control(self, method: str, target: str, body: bytes) -> Answer:
         parts = urlsplit(target)
@@ -252,7 +256,7 @@ class Server:
                     answer = {"overwritten": self._bucket.overwrite(unquote_plus(parts.query.partition("key=")[2]))}
                 case _:
                     return self._answer(404, b"")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self._answer(400, f"{type(error).__name__}: {error}\n".encode())
         return self._answer(200, json.dumps(answer).encode(), "Content-Type: application/json\r\n")
 

@@ -45,11 +45,15 @@ _INLINE_NBYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DiskTierConfig:
-    """``limit_nbytes`` on disk (0: no disk tier); ``reserve_fraction`` of the file system is always left free."""
+    """``limit_nbytes`` on disk (0: no disk tier); ``reserve_fraction`` of the file system is always left free.
+
+    ``queue_nbytes`` may wait in memory for the disk; more are dropped, so that a slow disk never holds a reader.
+    """
 
     directory: Path
     limit_nbytes: int
     reserve_fraction: float = 0.10
+    queue_nbytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +289,7 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
             f"cache folder {folder} cannot be used: {error.strerror}; choose another --cache-dir"
         ) from None
     index, writing = _open_index(blocks / "index.sqlite")
-    writer = Writer(files, writing, config.limit_nbytes, config.reserve_fraction)
+    writer = Writer(files, writing, config.limit_nbytes, config.reserve_fraction, config.queue_nbytes)
     writer.start()
     tier = DiskTier(config, space, files, index, writer)
     try:

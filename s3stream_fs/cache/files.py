@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from s3stream_fs.cache.direct import DirectWriter
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ObjectId
 
@@ -38,9 +39,11 @@ class DataFile:
     def __del__(self) -> None:
         os.close(self.fd)
 
-    def write(self, offset: int, pieces: Sequence[memoryview]) -> None:
+    def write(self, offset: int, pieces: Sequence[memoryview], direct: DirectWriter) -> None:
         """Write the pieces one after the other at ``offset``. Raises OSError."""
-        left = [piece for piece in pieces if len(piece)]
+        written = direct.write(self.fd, offset, pieces)
+        offset += written
+        left = list(_rest(pieces, written))
         while left:
             written = os.pwritev(self.fd, left[:_MAX_PIECES], offset)
             offset += written
@@ -48,6 +51,14 @@ class DataFile:
                 written -= len(left.pop(0))
             if written:
                 left[0] = left[0][written:]
+
+
+def _rest(pieces: Sequence[memoryview], written: int) -> Iterator[memoryview]:
+    """The pieces without their first ``written`` bytes."""
+    for piece in pieces:
+        if written < len(piece):
+            yield piece[written:]
+        written = max(written - len(piece), 0)
 
 
 def file_name(space: str, object_id: ObjectId) -> str:

@@ -88,7 +88,7 @@ class MemoryTier:
     """
 
     def __init__(self, limit_nbytes: int) -> None:
-        self._limit_nbytes = limit_nbytes
+        self.limit_nbytes = limit_nbytes
         self._nbytes_reserved = 0
         self._nbytes_held = 0
         # The budget is kept here, not by the two caches, so that they share it: neither may evict on its own.
@@ -100,9 +100,9 @@ class MemoryTier:
 
     def reserve_nowait(self, nbytes: int) -> bool:
         """Set ``nbytes`` aside for a GET, evicting what is held. False where even that would not make room."""
-        if self._nbytes_reserved + nbytes > self._limit_nbytes:
+        if self._nbytes_reserved + nbytes > self.limit_nbytes:
             return False
-        while self._nbytes_reserved + self._nbytes_held + nbytes > self._limit_nbytes:
+        while self._nbytes_reserved + self._nbytes_held + nbytes > self.limit_nbytes:
             self._evict_one()
         self._nbytes_reserved += nbytes
         return True
@@ -136,7 +136,7 @@ class MemoryTier:
 
     def statistics(self) -> MemoryStatistics:
         return MemoryStatistics(
-            limit_nbytes=self._limit_nbytes,
+            limit_nbytes=self.limit_nbytes,
             nbytes_reserved=self._nbytes_reserved,
             nbytes_held=self._nbytes_held,
             parts_held=len(self._spent) + len(self._fresh),

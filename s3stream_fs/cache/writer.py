@@ -18,14 +18,12 @@ from typing import Final
 
 import xxhash
 
+from s3stream_fs.cache.direct import DirectWriter
 from s3stream_fs.cache.files import DataFile, DataFiles
 from s3stream_fs.cache.index import BlockIndex
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 log = logging.getLogger(__name__)
-
-_QUEUE_NBYTES: Final = 64 * 1024 * 1024
-"""Bytes that may wait for the disk; more are dropped, so that a slow disk never holds a reader or its memory."""
 
 _GATHER_NBYTES: Final = 8 * 1024 * 1024
 """The thread is woken for so much at a time, and otherwise looks every ``_IDLE_SECONDS``: woken for each small file, it
@@ -103,11 +101,15 @@ class Writer:
     ``broken`` is set, and stays set, once the disk or the index cannot be used.
     """
 
-    def __init__(self, files: DataFiles, index: BlockIndex, limit_nbytes: int, reserve_fraction: float) -> None:
+    def __init__(
+        self, files: DataFiles, index: BlockIndex, limit_nbytes: int, reserve_fraction: float, queue_nbytes: int
+    ) -> None:
         self._files = files
         self._index = index
         self._limit_nbytes = limit_nbytes
         self._reserve_fraction = reserve_fraction
+        self._max_queued_nbytes = queue_nbytes
+        self._direct = DirectWriter()
         self._queue: deque[_Write] = deque()
         self._queued_nbytes = 0
         self._wake = threading.Condition()
@@ -137,7 +139,7 @@ class Writer:
     def put_nowait(self, record: Record, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Queue a write. False, and counted, where the queue is full."""
         with self._wake:
-            if self.broken or self._queued_nbytes + len(byte_range) > _QUEUE_NBYTES:
+            if self.broken or self._queued_nbytes + len(byte_range) > self._max_queued_nbytes:
                 self.dropped += 1
                 return False
             self._queued_nbytes += len(byte_range)
@@ -254,7 +256,7 @@ class Writer:
             record = write.record
             if record.file is None:
                 record.file = self._files.open(record.name, create=True)
-            record.file.write(write.byte_range.start, write.pieces)
+            record.file.write(write.byte_range.start, write.pieces, self._direct)
             found = checksums_of(write.byte_range, write.pieces)
             record.verified.update(found)
             record.checksums.update(found)

@@ -33,10 +33,12 @@ class FetchConfig:
 
     ``ahead_fraction``: of the slots, for read-ahead; the rest is left to demand, so that it never waits for read-ahead.
     ``max_queued_ahead``: read-ahead requests that may wait; more are dropped, since a longer queue only grows stale.
+    ``hedging``: whether late GETs are sent a second time.
     """
 
     ahead_fraction: float = 0.75
     max_queued_ahead: int = 256
+    hedging: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class Fetcher:
         self._hedges_won = 0
         self._failed = 0
         self._nbytes_fetched = 0
-        nursery.start_soon(self._send_late_ones_again)
+        if config.hedging:
+            nursery.start_soon(self._send_late_ones_again)
 
     def view_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
@@ -280,8 +283,7 @@ class Fetcher:
                     self._ahead_dropped += 1
                     self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
                     continue
-                self._queue.discard(flight, flight.part.object_id)
-                self._start(flight, ahead)
+                self._start(self._queue.pop(priority), ahead)
 
     def _start(self, flight: Flight, ahead: bool) -> None:
         flight.state = FlightState.STARTED
@@ -324,11 +326,12 @@ class Fetcher:
             self._hedging.on_answered(len(part.byte_range), flight.answered_at - flight.started_at)
             self._hedges_won += flight.leader.hedge
             flight.leader = None  # they name each other, and bytes must not wait for the collector of cycles
+        if part.complete:
+            self._congestion.on_landed(now)
         self._congestion.in_flight -= 1
         self._ahead_in_flight -= flight.counted_ahead
         self._nbytes_fetched += part.filled_to - part.byte_range.start
         if part.complete:
-            self._congestion.on_landed(now)
             if len(part.byte_range) >= _LARGE_NBYTES:
                 self._note_get(now - flight.started_at)
             self._memory.hold(part)
@@ -350,24 +353,29 @@ class Fetcher:
         """Hedge: a GET for which somebody waits and which is later than most of its like is sent a second time."""
         while True:
             now = trio.current_time()
-            due = now + _MOST_PAUSE_SECONDS
-            for flight in list(self._unanswered):
-                if flight.leader is not None:
-                    del self._unanswered[flight]
-                    continue
-                late_after = self._hedging.late_after(len(flight.part.byte_range))
-                if late_after is None or not flight.waiters:
-                    continue
-                if now < flight.started_at + late_after:
-                    due = min(due, flight.started_at + late_after)
-                elif self._hedging.spend():
-                    del self._unanswered[flight]
-                    self._hedged += 1
-                    self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
+            due = self._hedge_nowait(now)
             if self._unanswered:
                 await trio.sleep_until(max(due, now + _LEAST_PAUSE_SECONDS))
             else:
                 await self._any_unanswered.park()
+
+    def _hedge_nowait(self, now: float) -> float:
+        """Send those again that are late now. Returns when to look again."""
+        due = now + _MOST_PAUSE_SECONDS
+        for flight in list(self._unanswered):
+            if flight.leader is not None:
+                del self._unanswered[flight]
+                continue
+            late_after = self._hedging.late_after(len(flight.part.byte_range))
+            if late_after is None or not flight.waiters:
+                continue
+            if now < flight.started_at + late_after:
+                due = min(due, flight.started_at + late_after)
+            elif self._hedging.spend():
+                del self._unanswered[flight]
+                self._hedged += 1
+                self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
+        return due
 
     def _land(self, flight: Flight, error: StoreError | None) -> None:
         self._forget(flight)

@@ -31,6 +31,8 @@ class Attempt:
     def deliver(self, piece: memoryview) -> None:
         """The next bytes of the body have come. Whoever brings the first piece brings them all."""
         flight = self._flight
+        if flight.state is FlightState.LANDED:
+            return  # both answers came in the same moment, and the other one was taken
         if flight.leader is None:
             flight.leader = self
             flight.answered_at = trio.current_time()

@@ -44,11 +44,20 @@ class _Line(Generic[T]):
             return False
         del requests[request]
         self._length -= 1
-        # Whose turn it was goes to the end of the line.
-        del self._by_owner[owner]
+        if not requests:
+            del self._by_owner[owner]
+        return True
+
+    def pop(self) -> T:
+        """The first request; its owner's next one goes to the end of the line."""
+        owner = next(iter(self._by_owner))
+        requests = self._by_owner.pop(owner)
+        request = next(iter(requests))
+        del requests[request]
+        self._length -= 1
         if requests:
             self._by_owner[owner] = requests
-        return True
+        return request
 
 
 class RequestQueue(Generic[T]):
@@ -69,6 +78,12 @@ class RequestQueue(Generic[T]):
     def peek(self, priority: Priority) -> T | None:
         """The request of this priority that is next."""
         return self._lines[priority].first()
+
+    def pop(self, priority: Priority) -> T:
+        """Take that request out; the next one is another owner's, if one waits. Raises IndexError where none does."""
+        if not self._lines[priority]:
+            raise IndexError("no request waits")
+        return self._lines[priority].pop()
 
     def promote(self, request: T, priority: Priority, owner: Hashable) -> bool:
         """Move a waiting request up to ``priority``, behind what its owner has there. False where nothing changes."""

@@ -49,13 +49,10 @@ class Planner:
 
     def on_read(self, offset: int, size: int, conditions: Conditions) -> ReadPlan:
         """Plan the read of ``size`` bytes at ``offset``, which lie within the object."""
-        part_nbytes = self._config.part_nbytes
-        if self._size <= self._config.whole_nbytes:
-            return ReadPlan(ByteRange(0, self._size), (), part_nbytes)
         need = ByteRange(offset, offset + size).aligned(self._size)
         stream = self._stream_of(offset)
         if stream is None:
-            return ReadPlan(need, self._jump(offset, size, need.stop, conditions), part_nbytes)
+            return ReadPlan(need, self._jump(offset, size, need.stop, conditions), self._config.part_nbytes)
         self._streams.remove(stream)
         self._streams.append(stream)
         stream.advance(offset + size, size, conditions.now)

@@ -12,12 +12,12 @@ import trio
 from cachetools import LRUCache
 
 from s3stream_fs.fetch.fetcher import Fetcher
-from s3stream_fs.reading.planner import Planner
+from s3stream_fs.reading.planner import Planner, ReadPlan
 from s3stream_fs.reading.stream import Conditions, ReadAheadConfig
 from s3stream_fs.types import ByteRange, ObjectId
 
 _MAX_PLANNERS: Final = 1024
-"""Objects whose streams are remembered; an object that is read again after 1,024 others starts afresh."""
+"""Large objects whose streams are remembered; an object that is read again after 1,024 others starts afresh."""
 
 _AHEAD_FRACTION: Final = 0.5
 """Of the memory limit, for read-ahead; the rest is for demand, for what was read and is still held, and for parts that
@@ -43,7 +43,7 @@ class Reader:
         self._config = config
         self._ahead_nbytes = int(memory_limit_nbytes * _AHEAD_FRACTION)
         self._share_nbytes = self._ahead_nbytes
-        self._share_counted_at = 0.0
+        self._share_counted_at = float("-inf")
         self._planners: LRUCache[ObjectId, Planner] = LRUCache(maxsize=_MAX_PLANNERS)
         self._reads = 0
         self._nbytes_read = 0
@@ -56,12 +56,9 @@ class Reader:
         if offset >= stop:
             return memoryview(b"")
         wanted = ByteRange(offset, stop)
-        planner = self._planner(object_id)
         view = self._fetcher.view_nowait(object_id, wanted)
-        if view is None and not self._fetcher.coming(object_id, offset):
-            planner.lost(offset)
         started = trio.current_time()
-        plan = planner.on_read(offset, len(wanted), self._conditions(started))
+        plan = self._plan(object_id, wanted, started, at_hand=view is not None)
         if view is not None:
             if plan.ahead:
                 self._fetcher.want_nowait(object_id, plan.ahead, plan.part_nbytes)
@@ -83,6 +80,17 @@ class Reader:
     def statistics(self) -> ReadStatistics:
         return ReadStatistics(self._reads, self._nbytes_read, self._reads_that_waited, self._seconds_waited)
 
+    def _plan(self, object_id: ObjectId, wanted: ByteRange, now: float, at_hand: bool) -> ReadPlan:
+        if object_id.size <= self._config.whole_nbytes:
+            return ReadPlan(object_id.whole, (), self._config.part_nbytes)
+        planner = self._planners.get(object_id)
+        if planner is None:
+            planner = self._planners[object_id] = Planner(object_id.size, self._config)
+            self._share_counted_at = float("-inf")  # one more to share with
+        if not at_hand and not self._fetcher.coming(object_id, wanted.start):
+            planner.lost(wanted.start)
+        return planner.on_read(wanted.start, len(wanted), self._conditions(now))
+
     def _conditions(self, now: float) -> Conditions:
         """What plans depend on at this moment: streams that read share the memory for read-ahead equally."""
         if now - self._share_counted_at > _COUNT_SECONDS:
@@ -90,9 +98,3 @@ class Reader:
             self._share_nbytes = self._ahead_nbytes // max(active, 1)
             self._share_counted_at = now
         return Conditions(now, self._share_nbytes, self._fetcher.get_seconds)
-
-    def _planner(self, object_id: ObjectId) -> Planner:
-        planner = self._planners.get(object_id)
-        if planner is None:
-            planner = self._planners[object_id] = Planner(object_id.size, self._config)
-        return planner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import md5
 from typing import Final
@@ -14,7 +15,7 @@ from s3stream_fs.store import Deliver
 from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
 
 _PIECE_NBYTES: Final = 1024 * 1024
-"""Pieces are as large as the real store's."""
+"""A store may deliver in any pieces; several of them make a fault in the middle possible."""
 
 
 @dataclass
@@ -28,7 +29,8 @@ class _Failure:
 class MemoryStore:
     """Objects by key. ``requests`` tells what was asked for: (kind, key or prefix), and a GET's start and stop.
 
-    While ``gate`` is an Event, every request waits for it, after it was noted.
+    While ``gate`` is an Event, every request waits for it, after it was noted. ``seconds``, where it is set, says how
+    long each request takes, one after the other.
     """
 
     def __init__(self, page_limit: int = 1000) -> None:
@@ -37,6 +39,7 @@ class MemoryStore:
         self._failures: list[_Failure] = []
         self.requests: list[tuple[str | int, ...]] = []
         self.gate: trio.Event | None = None
+        self.seconds: Iterator[float] | None = None
 
     def put(self, key: str, data: bytes = b"", storage_class: str = "STANDARD") -> ObjectId:
         object_id = ObjectId(key, md5(data, usedforsecurity=False).hexdigest(), len(data))
@@ -109,6 +112,8 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         if self.gate is not None:
             await self.gate.wait()
+        if self.seconds is not None:
+            await trio.sleep(next(self.seconds))
         for failure in self._failures:
             if failure.kind == request[0] and failure.times > 0:
                 failure.times -= 1

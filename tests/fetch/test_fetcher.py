@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.flight import Flight
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store.congestion import Congestion
@@ -173,6 +176,137 @@ def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
         assert await rig.reader.read(object_id, 20 * MIB, 1000) == DATA[20 * MIB : 20 * MIB + 1000]
 
     run(tmp_path, case, slots=4)
+
+
+def test_closing_gives_up_read_ahead_that_has_started(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        rig.store.gate = trio.Event()
+        rig.fetcher.want_nowait(object_id, (ByteRange(0, 32 * MIB),), 8 * MIB)
+        await wait_all_tasks_blocked()
+        assert rig.fetcher.statistics().in_flight == 3
+        rig.reader.close_nowait(object_id)
+        await wait_all_tasks_blocked()
+        assert rig.fetcher.statistics().in_flight == 0
+        assert rig.memory.statistics().nbytes_reserved == 0
+
+    run(tmp_path, case, slots=4)
+
+
+def slow_after(nquick: int, *seconds: float) -> Iterator[float]:
+    """Requests that take 10 ms each, and after so many of them these, and 10 ms again."""
+    return chain(repeat(0.01, nquick), seconds, repeat(0.01))
+
+
+def test_a_late_get_is_sent_again_and_the_first_answer_wins(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        ids = [rig.store.put(f"key{number}", DATA[number : number + 1000]) for number in range(100)]
+        rig.store.seconds = slow_after(99, 5.0, 0.01)
+        took = []
+        for object_id in ids:
+            started = trio.current_time()
+            assert await rig.reader.read(object_id, 0, 1000) == DATA[int(object_id.key[3:]) :][:1000]
+            took.append(trio.current_time() - started)
+        assert max(took) < 0.05
+        await wait_all_tasks_blocked()
+        statistics = rig.fetcher.statistics()
+        assert (statistics.hedged, statistics.hedges_won) == (1, 1)
+        assert (statistics.in_flight, statistics.failed) == (0, 0)
+        assert len(rig.gets()) == 101
+        assert rig.memory.statistics().nbytes_held == 100_000
+
+    run(tmp_path, case)
+
+
+def test_a_get_that_answers_before_its_hedge_is_not_disturbed_by_it(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        # The first answer comes while the second is under way, or in the same moment.
+        for start, late, hedge in ((0, 0.04, 1.0), (100, 0.03, 0.01), (200, 0.02, 0.01)):
+            rig.store.seconds = slow_after(99, late, hedge)
+            for number in range(start, start + 100):
+                object_id = rig.store.put(f"key{number}", DATA[number : number + 1000])
+                assert await rig.reader.read(object_id, 0, 1000) == DATA[number : number + 1000]
+            await wait_all_tasks_blocked()
+            statistics = rig.fetcher.statistics()
+            assert (statistics.in_flight, statistics.failed) == (0, 0)
+            assert rig.memory.statistics().nbytes_reserved == 0
+
+    run(tmp_path, case)
+
+
+def test_no_more_hedges_than_the_budget_allows(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        # All requests become slow: asking again for each of them would be twice the load.
+        rig.store.seconds = chain(repeat(0.01, 200), repeat(0.2))
+        for number in range(400):
+            object_id = rig.store.put(f"key{number}", DATA[number : number + 1000])
+            await rig.reader.read(object_id, 0, 1000)
+        assert rig.fetcher.statistics().hedged > 0
+        assert len(rig.gets()) <= 420
+
+    run(tmp_path, case)
+
+
+def test_read_ahead_that_nobody_waits_for_is_not_hedged(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        rig.store.seconds = slow_after(0)
+        for offset in range(0, 32 * MIB, MIB):
+            rig.fetcher.want_nowait(object_id, (ByteRange(offset, offset + MIB),), MIB)
+            await trio.sleep(0.02)
+        rig.store.seconds = repeat(5.0)
+        rig.fetcher.want_nowait(object_id, (ByteRange(32 * MIB, 33 * MIB),), MIB)
+        await trio.sleep(10)
+        assert rig.fetcher.statistics().hedged == 0
+        assert len(rig.gets()) == 33
+
+    run(tmp_path, case)
+
+
+def test_bytes_that_were_evicted_do_not_wait_for_the_collector(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        rig.store.seconds = slow_after(60, 1.0, 0.01)  # one of them is hedged
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(100):
+                object_id = rig.store.put(f"key{number}", DATA[number : number + 1000])
+                await rig.reader.read(object_id, 0, 1000)
+            await wait_all_tasks_blocked()
+            held = rig.memory.statistics().parts_held
+            alive = sum(isinstance(one, Flight) for one in gc.get_objects())
+        finally:
+            gc.enable()
+        assert held == 100
+        assert alive == 0
+
+    run(tmp_path, case)
+
+
+def test_a_strided_reader_waits_only_until_its_pattern_is_known(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        for offset in range(0, 40 * MIB, 2 * MIB):
+            assert await rig.reader.read(object_id, offset, 4096) == DATA[offset : offset + 4096]
+            await wait_all_tasks_blocked()
+        assert rig.reader.statistics().reads_that_waited == 3
+        assert sum(stop - start for start, stop in rig.gets()) <= 21 * BLOCK_BYTES
+
+    run(tmp_path, case)
+
+
+def test_streams_share_the_memory_for_read_ahead(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        ids = [rig.store.put(f"key{number}", DATA) for number in range(8)]
+        rig.store.seconds = repeat(0.01)
+        for offset in range(0, 24 * MIB, MIB):
+            for object_id in ids:
+                assert await rig.reader.read(object_id, offset, MIB) == DATA[offset : offset + MIB]
+            await wait_all_tasks_blocked()
+        assert rig.memory.statistics().parts_evicted_unread == 0
+        assert sum(stop - start for start, stop in rig.gets()) <= 8 * (24 + 8 + 2) * MIB
+
+    run(tmp_path, case, memory=128 * MIB)
 
 
 def test_errors_reach_all_who_wait_and_the_next_read_asks_again(tmp_path: Path) -> None:

@@ -48,11 +48,6 @@ def fetched(plans: Iterable[ReadPlan], size: int = BIG) -> int:
     return sum(min((index + 1) * BLOCK_BYTES, size) - index * BLOCK_BYTES for index in blocks)
 
 
-def test_small_object_is_fetched_whole_by_its_first_read() -> None:
-    (plan,) = plan_all([(3 * MIB, 10)], size=4 * MIB)
-    assert plan == ReadPlan(ByteRange(0, 4 * MIB), (), CONFIG.part_nbytes)
-
-
 def test_header_peek_fetches_one_block() -> None:
     (plan,) = plan_all([(0, 16 * KIB)])
     assert (plan.need, plan.ahead) == (ByteRange(0, BLOCK_BYTES), ())

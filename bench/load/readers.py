@@ -1,0 +1,123 @@
+"""Threads that read files with pread and mmap, time each read and compare each byte.
+
+Owns the clock: the comparison is outside of each read's latency and inside the load's whole time, for every contestant.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from bench import content
+from bench.load.spec import Job, Load, Outcome, Via
+from bench.load.tally import Tally, outcome
+
+STACK_NBYTES: Final = 256 << 10
+"""Of each reader thread; 64 default stacks would need memory that nobody uses."""
+
+JobRunner = Callable[[Job, Tally, float], None]
+"""Does one job and counts it. The float is the deadline on ``time.monotonic``, after which a long job stops short."""
+
+
+def run(load: Load, job: JobRunner, go: Callable[[], None]) -> Outcome:
+    """Run the load's jobs over its readers. ``go`` returns when the clock may start."""
+    jobs = iter(load.jobs)
+    lock = threading.Lock()
+    tallies = [Tally() for _ in range(load.readers)]
+    start = threading.Barrier(load.readers + 1)
+    deadline = float("inf")
+
+    def read(tally: Tally) -> None:
+        start.wait()
+        while time.monotonic() < deadline:
+            with lock:
+                following = next(jobs, None)
+            if following is None:
+                return
+            try:
+                job(following, tally, deadline)
+            except OSError as error:
+                tally.failed(error)
+
+    threading.stack_size(STACK_NBYTES)
+    threads = [threading.Thread(target=read, args=(tally,)) for tally in tallies]
+    for thread in threads:
+        thread.start()
+    go()
+    cpu = time.process_time()
+    started = time.monotonic()
+    deadline = started + load.limit_seconds
+    start.wait()
+    for thread in threads:
+        thread.join()
+    return outcome(tallies, time.monotonic() - started, time.process_time() - cpu)
+
+
+class FileReader:
+    """Runs jobs on the files below ``root``. Shared descriptors stay open until the process ends."""
+
+    def __init__(self, root: Path, load: Load) -> None:
+        self._root = root
+        self._via = load.via
+        self._largest = max((nbytes for job in load.jobs for _, nbytes in job.reads), default=0)
+        self._local = threading.local()
+        self._shared: dict[str, int] = {}
+        self._sharing = threading.Lock()
+        content.pattern()  # made before the clock starts
+
+    def __call__(self, job: Job, tally: Tally, deadline: float) -> None:
+        began = time.perf_counter()
+        with self._opened(job.key) as read:
+            for number, (offset, nbytes) in enumerate(job.reads):
+                data = read(offset, nbytes)
+                tally.took((time.perf_counter() - began) * 1e3, first=number == 0)
+                tally.nbytes += len(data)
+                tally.wrong_reads += len(data) != nbytes or not content.matches(job.key, offset, data)
+                if time.monotonic() > deadline:
+                    break
+                began = time.perf_counter()
+        tally.nfiles += 1
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[Callable[[int, int], memoryview | bytes]]:
+        if self._via is Via.MMAP:
+            with (self._root / key).open("rb") as file, closing(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) as m:
+                yield lambda offset, nbytes: m[offset : offset + nbytes]
+        elif self._via is Via.SHARED_DESCRIPTOR:
+            with self._sharing:
+                if key not in self._shared:
+                    self._shared[key] = os.open(self._root / key, os.O_RDONLY)
+            yield self._pread(self._shared[key])
+        else:
+            fd = os.open(self._root / key, os.O_RDONLY)
+            try:
+                yield self._pread(fd)
+            finally:
+                os.close(fd)
+
+    def _pread(self, fd: int) -> Callable[[int, int], memoryview]:
+        buffer = self._buffer()
+
+        def pread(offset: int, nbytes: int) -> memoryview:
+            done = 0
+            while done < nbytes:
+                got = os.preadv(fd, [buffer[done:nbytes]], offset + done)
+                if not got:
+                    break
+                done += got
+            return buffer[:done]
+
+        return pread
+
+    def _buffer(self) -> memoryview:
+        """One per thread, as a program that reads in a loop has one."""
+        found: memoryview | None = getattr(self._local, "buffer", None)
+        if found is None:
+            found = self._local.buffer = memoryview(bytearray(self._largest))
+        return found

@@ -1,0 +1,155 @@
+"""What was promised of the read path, as data, and whether a run keeps it. Pure.
+
+The targets hold for the ``30ms`` preset: 30 ms to the first byte, 90 MB/s per connection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from bench.contestants.contestant import MEMORY_MIB
+from bench.contestants.ours import NAME as OURS
+from bench.measurement import Figures, Results
+from bench.scenarios.small import THROTTLED_RATE
+
+NEARLY: Final = 0.6
+"""The share of a target from which on it counts as nearly reached."""
+
+Metric = Callable[[Results], float]
+"""A figure of a run; NaN where the run did not measure it."""
+
+
+class Verdict(StrEnum):
+    MET = "met"
+    NEARLY = f"{NEARLY:g} of it"
+    MISSED = "missed"
+    UNKNOWN = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    text: str
+    metric: Metric
+    bound: float
+    unit: str
+    at_least: bool = True
+
+    @property
+    def wanted(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.bound:,.4g} {self.unit}".rstrip()
+
+    def verdict(self, measured: float) -> Verdict:
+        if math.isnan(measured):
+            return Verdict.UNKNOWN
+        share = measured / self.bound if self.at_least else _share_below(measured, self.bound)
+        if share >= 1:
+            return Verdict.MET
+        return Verdict.NEARLY if share >= NEARLY else Verdict.MISSED
+
+
+def _share_below(measured: float, bound: float) -> float:
+    """How much of an upper bound is reached, 1 and more being within it."""
+    if measured <= bound:
+        return 1.0
+    return bound / measured
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    target: Target
+    measured: float
+    verdict: Verdict
+
+
+def evaluate(results: Results, targets: Sequence[Target]) -> list[Evaluation]:
+    found = []
+    for target in targets:
+        measured = target.metric(results)
+        found.append(Evaluation(target, measured, target.verdict(measured)))
+    return found
+
+
+def _of(row: str, figure: Callable[[Figures], float], contestant: str = OURS) -> Metric:
+    def metric(results: Results) -> float:
+        found = results.get(row, contestant)
+        return math.nan if found is None else figure(found)
+
+    return metric
+
+
+def _rate(row: str, contestant: str = OURS) -> Metric:
+    return _of(row, lambda one: one.rate, contestant)
+
+
+def _ratio(part: Metric, whole: Metric) -> Metric:
+    def metric(results: Results) -> float:
+        divisor = whole(results)
+        return part(results) / divisor if divisor else math.nan
+
+    return metric
+
+
+def _largest_rss(results: Results) -> float:
+    measured = [one.peak_rss_mib for (_, name), one in results.medians.items() if name == OURS]
+    return max(measured, default=math.nan)
+
+
+def _gets_per_file(row: str) -> Metric:
+    return _of(row, lambda one: one.gets / one.nfiles if one.nfiles else math.nan)
+
+
+def _others(row: str) -> Metric:
+    return _of(row, lambda one: one.heads + one.lists)
+
+
+def _amplification(row: str) -> Metric:
+    return _of(row, lambda one: one.amplification)
+
+
+def _mib_beyond_early_stop(results: Results) -> float:
+    found = results.get("early-stop", OURS)
+    return math.nan if found is None else found.amplification - 1.0  # each file is read for 1 MiB
+
+
+def _mib_per_random_4k(results: Results) -> float:
+    found = results.get("random-4KiB", OURS)
+    return math.nan if found is None else found.amplification * 4 / 1024
+
+
+UNHEDGED: Final = f"{OURS}-unhedged"
+"""What hedging is compared with: to be given to the command line, as in ``--variant unhedged=WORDS``."""
+
+TARGETS: Final = (
+    Target("one cold sequential stream", _rate("sequential"), 800, "MiB/s"),
+    Target(
+        "the same, of what obstore alone gets", _ratio(_rate("sequential"), _rate("sequential", "obstore")), 0.7, ""
+    ),
+    Target("first MiB of a fresh file, listed before", _of("first-mib", lambda one: one.p50_ms), 60, "ms", False),
+    Target("cold shuffled 100 KB files, 1 reader", _rate("small-1"), 30, "files/s"),
+    Target("the same, 8 readers", _rate("small-8"), 250, "files/s"),
+    Target("the same, 64 readers", _rate("small-64"), 1800, "files/s"),
+    Target("no latency, 64 readers", _rate("small-64-none"), 2000, "files/s"),
+    Target("CPU per cold 100 KB file", _of("small-64-none", lambda one: one.cpu_per_unit), 400, "µs", False),
+    Target("GETs per cold small file", _gets_per_file("small-64"), 1, "", False),
+    Target("HEADs and LISTs beyond the directories'", _others("small-64"), 0, "", False),
+    Target("bytes fetched / read, sequential", _amplification("sequential"), 1.02, "", False),
+    Target("the same, random 256 KiB", _amplification("random-256KiB"), 2, "", False),
+    Target("fetched per random 4 KiB: one block", _mib_per_random_4k, 1, "MiB", False),
+    Target("fetched beyond an early stop at 1 MiB", _mib_beyond_early_stop, 3, "MiB", False),
+    Target(
+        "two interleaved streams, of two separate ones", _ratio(_rate("interleaved"), _rate("two-descriptors")), 0.8, ""
+    ),
+    Target("peak RSS in every scenario", _largest_rss, MEMORY_MIB + 150, "MiB", False),
+    Target("GETs per file with the hot tail: hedges included", _gets_per_file("small-8-hot"), 1.05, "", False),
+    Target(
+        "hedging shortens p99 with the hot tail",
+        _ratio(_of("small-8-hot", lambda one: one.p99_ms, UNHEDGED), _of("small-8-hot", lambda one: one.p99_ms)),
+        2,
+        "times",
+    ),
+    Target("files/s where 1,000 requests/s are allowed", _rate("throttled"), 0.9 * THROTTLED_RATE, "files/s"),
+)

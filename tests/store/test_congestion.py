@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from s3stream_fs.cache.disk import DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.store.congestion import Congestion, CongestionStatistics
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import BLOCK_BYTES, ByteRange
+
+
+def full(ceiling: int) -> Congestion:
+    """With every slot taken."""
+    congestion = Congestion(ceiling)
+    congestion.in_flight = ceiling
+    return congestion
+
+
+def test_every_slot_may_be_used_until_the_store_says_otherwise() -> None:
+    congestion = full(128)
+    congestion.on_landed(1.0)
+    assert congestion.statistics() == CongestionStatistics(ceiling=128, limit=128, in_flight=128, cuts=0)
+
+
+def test_slow_down_takes_a_tenth() -> None:
+    congestion = full(100)
+    congestion.on_throttled(1.0)
+    assert congestion.limit == 90
+    congestion.on_throttled(2.0)
+    assert congestion.limit == 81
+    assert congestion.statistics().cuts == 2
+
+
+def test_a_burst_of_slow_downs_is_one_cut() -> None:
+    congestion = full(100)
+    for now in (1.0, 1.0, 1.03, 1.09):
+        congestion.on_throttled(now)
+    assert congestion.limit == 90
+    assert congestion.statistics().cuts == 1
+
+
+def test_what_was_under_way_is_cut_and_not_a_limit_that_nobody_had_reached() -> None:
+    congestion = Congestion(128)
+    congestion.in_flight = 20
+    congestion.on_throttled(1.0)
+    assert congestion.limit == 18
+
+
+@pytest.mark.parametrize("in_flight", [0, 1, 128])
+def test_one_get_may_always_be_under_way(in_flight: int) -> None:
+    congestion = Congestion(128)
+    congestion.in_flight = in_flight
+    for now in range(1, 200):
+        congestion.on_throttled(float(now))
+    assert congestion.limit == 1
+
+
+def test_the_limit_rises_by_one_at_a_time_up_to_the_ceiling() -> None:
+    congestion = full(100)
+    congestion.on_throttled(1.0)
+    limits = []
+    for now in range(2, 15):
+        congestion.on_landed(float(now))
+        congestion.on_landed(now + 0.05)
+        limits.append(congestion.limit)
+    assert limits == [*range(91, 101), 100, 100, 100]
+
+
+def test_the_limit_does_not_rise_right_after_a_cut() -> None:
+    congestion = full(100)
+    congestion.on_throttled(1.0)
+    congestion.on_landed(1.09)
+    assert congestion.limit == 90
+
+
+def test_the_limit_does_not_rise_while_it_is_not_reached() -> None:
+    congestion = full(100)
+    congestion.on_throttled(1.0)
+    congestion.in_flight = 89
+    congestion.on_landed(2.0)
+    assert congestion.limit == 90
+
+
+def test_whatever_comes_the_limit_stays_between_one_and_the_ceiling() -> None:
+    rng = random.Random(1)
+    congestion = Congestion(16)
+    seen = set()
+    now = 0.0
+    for _ in range(5_000):
+        now += rng.expovariate(10.0)
+        congestion.in_flight = rng.randint(0, 16)
+        rng.choice((congestion.on_throttled, congestion.on_landed, congestion.on_landed))(now)
+        seen.add(congestion.limit)
+    assert min(seen) >= 1
+    assert max(seen) == 16
+
+
+def test_a_fetcher_that_is_always_busy_gets_its_slots_back(tmp_path: Path) -> None:
+    congestion = Congestion(16)
+
+    async def main() -> None:
+        store = MemoryStore()
+        object_id = store.put("key", bytes(16 * BLOCK_BYTES))
+        async with open_disk_tier(DiskTierConfig(tmp_path, 0, 0.0), "x") as disk, trio.open_nursery() as nursery:
+            fetcher = Fetcher(store, MemoryTier(16 * BLOCK_BYTES), disk, FetchConfig(), congestion, nursery)
+            whole = ByteRange(0, object_id.size)
+            store.gate = trio.Event()
+            nursery.start_soon(fetcher.get, object_id, whole, whole, (), BLOCK_BYTES)
+            await wait_all_tasks_blocked()
+            assert congestion.in_flight == 16
+            congestion.on_throttled(trio.current_time())
+            assert congestion.limit == 14
+            store.gate.set()
+            for version in range(20):  # of the object: each is fetched anew
+                await trio.sleep(0.2)
+                changed = store.put("key", version.to_bytes(4, "big") + bytes(16 * BLOCK_BYTES - 4))
+                await fetcher.get(changed, whole, whole, (), BLOCK_BYTES)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert congestion.in_flight == 0
+    assert congestion.limit == 16
