@@ -17,7 +17,7 @@ import s3stream_fs
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SCRIPTS = [ROOT / "scripts" / name for name in ("setup", "lint", "test", "demo")] + [ROOT / ".ci" / "run"]
+SCRIPTS = [ROOT / "scripts" / name for name in ("setup", "lint", "test", "demo", "bench", "simulate-s3")] + [ROOT / ".ci" / "run"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
