@@ -76,7 +76,11 @@ class SimulatedS3:
     def behave(self, preset: str, max_rate: float | None = None) -> None:
         bandwidth = None if preset == "none" else CONNECTION_NBYTES_PER_SECOND
         # The same seed each time: every contestant meets the same delays.
-        self._post("settings", {"preset": preset, "bandwidth": bandwidth, "max_rate": max_rate, "seed": 1})
+        self.change({"preset": preset, "bandwidth": bandwidth, "max_rate": max_rate, "seed": 1})
+
+    def change(self, settings: Mapping[str, Any]) -> None:
+        """Change some of the server's settings: preset, bandwidth, max_rate, faults, seed."""
+        self._post("settings", settings)
 
     def reset(self) -> None:
         self._post("reset", {})

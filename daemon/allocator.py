@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+from pathlib import Path
 from typing import Final
+
+import trio
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,43 @@ _MAP_FROM_NBYTES: Final = 4 * 1024 * 1024
 
 _ARENAS: Final = 2
 """Heaps that threads share: a piece is filled on one thread and freed on another, wherever it came from."""
+
+
+_OVERHEAD_NBYTES: Final = 100 * 1024 * 1024
+"""What this process needs beside its data: 75 MiB for Python and its libraries, some for connections and names."""
+
+_LOOK_SECONDS: Final = 0.25
+"""How often resident memory is looked at, in 20 us. A busy daemon fetches 200 MiB meanwhile, most of it into memory
+that it has already."""
+
+_WORTH_NBYTES: Final = 8 * 1024 * 1024
+_VAIN_SECONDS: Final = 10.0
+"""After a look through the heap that found less, the next one waits so long: the memory is in use, by names perhaps."""
+
+_PAGE_NBYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_nbytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_NBYTES
+
+
+async def give_memory_back(limit_nbytes: int) -> None:
+    """Return free memory to the system whenever more is resident than the limit for data and what else is needed.
+
+    The heap keeps the pieces of bodies on their way, in holes too small for a whole part: without this a process that
+    has had 100 MiB in flight stays so much above its limit.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    pause = _LOOK_SECONDS
+    while malloc_trim is not None:
+        await trio.sleep(pause)
+        before = resident_nbytes()
+        if before <= limit_nbytes + _OVERHEAD_NBYTES:
+            continue
+        # In a thread: it takes some milliseconds, and the interpreter's lock is free meanwhile.
+        await trio.to_thread.run_sync(malloc_trim, 0)
+        worth_it = before - resident_nbytes() >= _WORTH_NBYTES
+        pause = _LOOK_SECONDS if worth_it else _VAIN_SECONDS
 
 
 def keep_memory_small() -> None:

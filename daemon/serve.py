@@ -16,9 +16,10 @@ from typing import Final
 
 import trio
 
-from s3stream_daemon.allocator import keep_memory_small
+from s3stream_daemon.allocator import give_memory_back, keep_memory_small
 from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
+from s3stream_daemon.descriptors import raise_descriptor_limit
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.notify import notify
 from s3stream_daemon.startup import startup_error
@@ -54,6 +55,7 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
     Calls ``on_ready`` once the mount can be used. Raises UsageError for what the user can mend.
     """
     keep_memory_small()
+    raise_descriptor_limit()
     # What has been imported stays for ever, and a request makes no cycles: no need to look at either every 700 objects.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
@@ -83,6 +85,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
 
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(give_memory_back, config.memory_limit_nbytes)
         memory = MemoryTier(config.memory_limit_nbytes - config.disk.queue_nbytes)
         fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)

@@ -23,8 +23,14 @@ _BUFFER_NBYTES: Final = 1024 * 1024
 
 class DirectWriter:
     def __init__(self) -> None:
-        self._buffer = memoryview(mmap.mmap(-1, _BUFFER_NBYTES))  # page-aligned, as no bytearray is
+        # Memory with a descriptor: the kernel copies the pieces into it while other threads of Python run.
+        self._fd = os.memfd_create("s3stream-direct", os.MFD_CLOEXEC)
+        os.truncate(self._fd, _BUFFER_NBYTES)
+        self._buffer = memoryview(mmap.mmap(self._fd, _BUFFER_NBYTES))  # page-aligned, as no bytearray is
         self._usable = True
+
+    def __del__(self) -> None:
+        os.close(self._fd)
 
     def write(self, fd: int, offset: int, pieces: Sequence[memoryview]) -> int:
         """Write as much of the pieces as whole pages hold, at a page-aligned ``offset`` of the open file ``fd``.
@@ -51,8 +57,7 @@ class DirectWriter:
         filled = written = 0
         for piece in pieces:
             while len(piece) and written + filled < nbytes:
-                taken = min(len(piece), _BUFFER_NBYTES - filled, nbytes - written - filled)
-                self._buffer[filled : filled + taken] = piece[:taken]
+                taken = os.pwrite(self._fd, piece[: min(_BUFFER_NBYTES, nbytes - written) - filled], filled)
                 piece = piece[taken:]
                 filled += taken
                 if filled == _BUFFER_NBYTES or written + filled == nbytes:

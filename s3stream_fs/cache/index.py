@@ -70,16 +70,20 @@ class BlockIndex:
         return dict(self._db.execute("SELECT idx, checksum FROM block WHERE object = ?", (row[0],)))
 
     def add(self, name: str, object_id: ObjectId, blocks: dict[int, bytes], nbytes: int, now: float) -> None:
-        """Blocks that are now on disk; ``nbytes`` is the room that they take. Inside ``transaction``."""
+        """Blocks that are now on disk; ``nbytes`` is the room that they take. Call ``grow`` once after."""
+        # Two statements for each small file: each of them takes the interpreter's lock back from readers.
         self._db.execute(
-            "INSERT INTO object (name, key, etag, size, nbytes, used) VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
-            (name, _text(object_id.key), object_id.etag, object_id.size, now),
+            "INSERT INTO object (name, key, etag, size, nbytes, used) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET nbytes = nbytes + excluded.nbytes, used = excluded.used",
+            (name, _text(object_id.key), object_id.etag, object_id.size, nbytes, now),
         )
-        self._db.execute("UPDATE object SET nbytes = nbytes + ?, used = ? WHERE name = ?", (nbytes, now, name))
         self._db.executemany(
             "INSERT OR REPLACE INTO block SELECT id, ?, ? FROM object WHERE name = ?",
             [(index, checksum, name) for index, checksum in blocks.items()],
         )
+
+    def grow(self, nbytes: int) -> None:
+        """The room that all blocks of this transaction take. Inside ``transaction``."""
         self._db.execute("UPDATE total SET nbytes = nbytes + ?", (nbytes,))
 
     def touch(self, used: Iterable[tuple[float, str]]) -> None:

@@ -35,6 +35,9 @@ _BATCH_NBYTES: Final = 32 * 1024 * 1024
 _INDEX_ROOM_NBYTES: Final = 2 * 1024 * 1024
 """Free space that is left in any case, for the index and its log to grow into."""
 
+_BATCH_WRITES: Final = 256
+"""Writes per commit at the most: each keeps a file open until then."""
+
 _DISK_PAGE_NBYTES: Final = 4096
 """What a file system hands out at least."""
 
@@ -204,7 +207,7 @@ class Writer:
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
         nbytes = 0
-        while self._queue and nbytes < _BATCH_NBYTES:
+        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < _BATCH_WRITES:
             batch.append(self._queue.popleft())
             nbytes += len(batch[-1].byte_range)
         return batch
@@ -267,6 +270,7 @@ class Writer:
             self._index.add(write.record.name, write.record.object_id, found, needed, now)
             self.blocks_written += len(found)
             self.nbytes_written += len(write.byte_range)
+        self._index.grow(sum(needed for _, _, needed in done))
         self._index.commit()
         self.nbytes_used = self._index.nbytes()
 

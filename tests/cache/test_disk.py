@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -103,6 +104,24 @@ def test_blocks_come_on_their_own(tmp_path: Path) -> None:
         assert tier.cached_nbytes(object_id) == 2 * BLOCK_BYTES + 7
 
     run(tmp_path, case)
+
+
+def test_thousands_of_tiny_objects_do_not_run_out_of_descriptors(tmp_path: Path) -> None:
+    ids = [named(str(number), 100) for number in range(3000)]
+
+    async def case(tier: DiskTier) -> None:
+        for object_id in ids:
+            assert put(tier, object_id)
+        await tier.flush()
+        assert tier.statistics().errors == 0
+        assert all([await check(tier, object_id) for object_id in ids])
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        run(tmp_path, case)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_versions_and_buckets_are_apart(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ class Blocked:
         return self.process.wait(30) != 0
 
 
+def test_the_daemon_may_open_as_many_files_as_the_system_allows(mount: Mount) -> None:
+    limits = Path(f"/proc/{mount.pid}/limits").read_text().splitlines()
+    (soft, hard) = next(line.split()[3:5] for line in limits if line.startswith("Max open files"))
+    assert soft == hard
+
+
 def test_sigterm_of_a_busy_mount(server: S3Server, mount: Mount) -> None:
     with (mount.path / "one").open("rb") as held:
         assert held.read() == DATA

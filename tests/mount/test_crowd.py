@@ -1,0 +1,81 @@
+"""Many readers at once through the kernel: while the store is slow, refuses, or leaves them waiting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.content import matches
+from bench.simulated import SimulatedS3
+from bench.simulator.server import BUCKET
+from mounting import Mount
+
+NREADERS = 32
+NFILES = 400
+NBYTES = 100_000
+
+Mounted = Callable[..., Mount]
+
+
+@pytest.fixture
+def simulated() -> Iterator[SimulatedS3]:
+    with SimulatedS3([f"small:{NFILES}:{NBYTES}", "large:1:64MiB"], {}) as server:
+        server.behave("30ms")
+        yield server
+
+
+def read_all(mount: Mount) -> dict[str, Any]:
+    """Read every small file with many readers, compare every byte, and tell what the mount did."""
+
+    def read(name: str) -> bool:
+        return matches(f"small/{name}", 0, (mount.path / "small" / name).read_bytes())
+
+    names = sorted(os.listdir(mount.path / "small"))
+    assert len(names) == NFILES
+    with ThreadPoolExecutor(NREADERS) as pool:
+        assert all(pool.map(read, names))
+    statistics: dict[str, Any] = mount.stats()
+    return statistics
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's limits may be raised by root only")
+def test_the_kernel_asks_once_for_a_small_file_however_many_readers_wait(
+    simulated: SimulatedS3, mounted: Mounted
+) -> None:
+    statistics = read_all(mounted(simulated, BUCKET, no_hedging=True))
+    # At its default of 12 background requests it gives up reading ahead, and asks for each file in 8 KiB pieces.
+    assert statistics["reading"]["reads"] == NFILES
+    assert simulated.traffic().gets == NFILES
+
+
+def test_the_kernel_reads_a_mib_ahead(simulated: SimulatedS3, mounted: Mounted) -> None:
+    mount = mounted(simulated, BUCKET)
+    device = mount.path.stat().st_dev
+    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert int(read_ahead.read_text()) == (1024 if os.geteuid() == 0 else 128)
+
+
+def test_slow_down_lowers_the_number_in_flight_and_reaches_no_reader(simulated: SimulatedS3, mounted: Mounted) -> None:
+    simulated.behave("30ms", max_rate=200)
+    statistics = read_all(mounted(simulated, BUCKET))
+    assert simulated.traffic().refused > 0
+    assert statistics["congestion"]["cuts"] > 0
+    assert statistics["congestion"]["limit"] < NREADERS
+    # Most requests are allowed ones, although so many readers push.
+    assert simulated.traffic().refused < NFILES
+
+
+def test_a_get_that_hangs_is_answered_by_its_hedge(simulated: SimulatedS3, mounted: Mounted) -> None:
+    mount = mounted(simulated, BUCKET)
+    warm = sorted(os.listdir(mount.path / "small"))[:100]
+    for name in warm:  # what is usual has to be known first
+        assert matches(f"small/{name}", 0, (mount.path / "small" / name).read_bytes())
+    simulated.change({"faults": {"stall": 0.02}})
+    statistics = read_all(mount)
+    assert statistics["fetch"]["hedges_won"] > 0
+    assert statistics["fetch"]["failed"] == 0
