@@ -17,7 +17,8 @@ import s3stream_fs
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SCRIPTS = [ROOT / "scripts" / name for name in ("setup", "lint", "test", "demo", "bench", "simulate-s3")] + [ROOT / ".ci" / "run"]
+NAMES = ("setup", "lint", "test", "demo", "bench", "simulate-s3")
+SCRIPTS = [ROOT / "scripts" / name for name in NAMES] + [ROOT / ".ci" / "run"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
