@@ -16,6 +16,11 @@ _STEP_SECONDS: Final = 0.1
 """One cut, and one step up, in this time at the most: some round trips, so that one change shows before the next."""
 
 
+_LEAST: Final = 8
+"""The limit never falls below that: a lower rate is reached by the pauses before retries, and with a single GET under
+way one that meets fault after fault would hold up everybody."""
+
+
 @dataclass(frozen=True, slots=True)
 class CongestionStatistics:
     """``limit`` is how many GETs may be in flight at present, at most ``ceiling``; ``cuts`` how often it fell."""
@@ -27,7 +32,7 @@ class CongestionStatistics:
 
 
 class Congestion:
-    """Counts what is in flight. Invariant: ``0 <= in_flight``, ``1 <= limit <= ceiling``."""
+    """Counts what is in flight. Invariant: ``0 <= in_flight``, ``min(8, ceiling) <= limit <= ceiling``."""
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
@@ -45,7 +50,7 @@ class Congestion:
         if now - self._changed_at < _STEP_SECONDS:
             return
         # What counts is what was under way when it became too much, not a limit that nobody had reached.
-        self._limit = max(1.0, min(self._limit, self.in_flight) * _CUT)
+        self._limit = max(float(min(_LEAST, self._ceiling)), min(self._limit, self.in_flight) * _CUT)
         self._changed_at = now
         self._cuts += 1
 

@@ -53,12 +53,13 @@ def test_what_was_under_way_is_cut_and_not_a_limit_that_nobody_had_reached() -> 
 
 
 @pytest.mark.parametrize("in_flight", [0, 1, 128])
-def test_one_get_may_always_be_under_way(in_flight: int) -> None:
-    congestion = Congestion(128)
+@pytest.mark.parametrize(("ceiling", "least"), [(128, 8), (8, 8), (3, 3), (1, 1)])
+def test_a_few_gets_may_always_be_under_way(in_flight: int, ceiling: int, least: int) -> None:
+    congestion = Congestion(ceiling)
     congestion.in_flight = in_flight
     for now in range(1, 200):
         congestion.on_throttled(float(now))
-    assert congestion.limit == 1
+    assert congestion.limit == least
 
 
 def test_the_limit_rises_by_one_at_a_time_up_to_the_ceiling() -> None:
