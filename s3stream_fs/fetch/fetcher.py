@@ -215,6 +215,9 @@ class Fetcher:
         flight = self._flights.get(object_id, {}).get(start // BLOCK_BYTES)
         if flight is not None:
             self._joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
+            if flight.state is FlightState.QUEUED:
+                # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
+                self._queue.promote(flight, Priority.DEMAND, object_id)
             stop = min(stop, flight.part.byte_range.stop)
             await flight.wait(stop)
             # It may have been held, and even evicted, by now; the flight still has the bytes.

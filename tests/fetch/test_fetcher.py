@@ -163,6 +163,35 @@ def test_demand_goes_before_read_ahead_and_has_slots_of_its_own(tmp_path: Path) 
     run(tmp_path, case, slots=4)
 
 
+def test_read_ahead_that_a_reader_came_to_wait_for_is_not_dropped(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        block = BLOCK_BYTES
+        object_id = rig.store.put("key", DATA)
+        others = [rig.store.put(f"other{number}", DATA) for number in range(3)]
+        found: list[bytes] = []
+
+        async def get(of: ObjectId, start: int, stop: int) -> None:
+            wanted = ByteRange(start * block, stop * block)
+            found.append(bytes(await rig.fetcher.get(of, wanted, wanted, (), MIB)))
+
+        await get(object_id, 5, 6)
+        rig.store.seconds = iter((1.0, 3.0, 10.0, 10.0, 1.0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, object_id, 4, 6)  # needs block 4 alone, as 5 is in memory ...
+            await wait_all_tasks_blocked()
+            nursery.start_soon(get, others[0], 0, 1)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(get, others[1], 0, 2)  # ... and is evicted here.
+            await wait_all_tasks_blocked()
+            rig.fetcher.want_nowait(object_id, (ByteRange(5 * block, 6 * block),), MIB)  # no slot is free
+            # Takes, after 3 s, what memory is left, when the reader of block 4 has come to wait for block 5.
+            nursery.start_soon(get, others[2], 0, 2)
+        assert DATA[4 * block : 6 * block] in found
+        assert len(found) == 5
+
+    run(tmp_path, case, memory=4 * BLOCK_BYTES, slots=3)
+
+
 def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
     async def case(rig: Rig) -> None:
         object_id = rig.store.put("key", DATA)
