@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from bench.contestants.contestant import MEMORY_MIB
@@ -16,18 +15,8 @@ from bench.contestants.ours import NAME as OURS
 from bench.measurement import Figures, Results
 from bench.scenarios.small import THROTTLED_RATE
 
-NEARLY: Final = 0.6
-"""The share of a target from which on it counts as nearly reached."""
-
 Metric = Callable[[Results], float]
 """A figure of a run; NaN where the run did not measure it."""
-
-
-class Verdict(StrEnum):
-    MET = "met"
-    NEARLY = f"{NEARLY:g} of it"
-    MISSED = "missed"
-    UNKNOWN = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +31,33 @@ class Target:
     def wanted(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.bound:,.4g} {self.unit}".rstrip()
 
-    def verdict(self, measured: float) -> Verdict:
+    def share(self, measured: float) -> float:
+        """How much of the target is reached, 1 where all of it is; NaN where it was not measured."""
         if math.isnan(measured):
-            return Verdict.UNKNOWN
-        share = measured / self.bound if self.at_least else _share_below(measured, self.bound)
-        if share >= 1:
-            return Verdict.MET
-        return Verdict.NEARLY if share >= NEARLY else Verdict.MISSED
-
-
-def _share_below(measured: float, bound: float) -> float:
-    """How much of an upper bound is reached, 1 and more being within it."""
-    if measured <= bound:
-        return 1.0
-    return bound / measured
+            return math.nan
+        if measured == self.bound:
+            return 1.0
+        return min(measured / self.bound if self.at_least else self.bound / max(measured, self.bound), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     target: Target
     measured: float
-    verdict: Verdict
+
+    @property
+    def share(self) -> float:
+        return self.target.share(self.measured)
+
+    @property
+    def verdict(self) -> str:
+        if math.isnan(self.share):
+            return "not measured"
+        return "met" if self.share == 1.0 else f"{math.floor(self.share * 100) / 100:.2f} of it"
 
 
 def evaluate(results: Results, targets: Sequence[Target]) -> list[Evaluation]:
-    found = []
-    for target in targets:
-        measured = target.metric(results)
-        found.append(Evaluation(target, measured, target.verdict(measured)))
-    return found
+    return [Evaluation(target, target.metric(results)) for target in targets]
 
 
 def _of(row: str, figure: Callable[[Figures], float], contestant: str = OURS) -> Metric:

@@ -51,6 +51,15 @@ def allowed_memory_nbytes(read: ReadText) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
+_HOLES_SHARE: Final = 16
+"""Free pieces of the heap between those in use: 5 % and more of what 64 streams at once have in memory."""
+
+
+def parts_nbytes(memory_limit_nbytes: int) -> int:
+    """How much of the memory limit is for parts: what neither waits for the disk nor is lost between them."""
+    return memory_limit_nbytes - disk_queue_nbytes(memory_limit_nbytes) - memory_limit_nbytes // _HOLES_SHARE
+
+
 def disk_queue_nbytes(memory_limit_nbytes: int) -> int:
     """How much of the memory limit may wait to be written to the disk cache."""
     return min(memory_limit_nbytes // _QUEUE_SHARE, _MAX_QUEUE_NBYTES)

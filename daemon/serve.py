@@ -21,6 +21,7 @@ from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
 from s3stream_daemon.descriptors import raise_descriptor_limit
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
+from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
@@ -86,7 +87,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(give_memory_back, config.memory_limit_nbytes)
-        memory = MemoryTier(config.memory_limit_nbytes - config.disk.queue_nbytes)
+        memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
         fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         tree = Tree(store, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)

@@ -47,9 +47,12 @@ class ByteRange:
         return range(self.start // BLOCK_BYTES, -(-self.stop // BLOCK_BYTES))
 
     def parts(self, nbytes: int) -> Iterator[ByteRange]:
-        """This range cut into consecutive ranges of at most ``nbytes``."""
-        for start in range(self.start, self.stop, nbytes):
-            yield ByteRange(start, min(start + nbytes, self.stop))
+        """This range cut at the multiples of ``nbytes`` within it."""
+        start = self.start
+        while start < self.stop:
+            stop = min((start // nbytes + 1) * nbytes, self.stop)
+            yield ByteRange(start, stop)
+            start = stop
 
 
 @dataclass(frozen=True, slots=True)

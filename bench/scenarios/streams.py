@@ -14,6 +14,7 @@ _WARM = tuple(Variant)
 def scenarios(quick: bool) -> list[Scenario]:
     one = 256 * MIB if quick else 1024 * MIB
     four = 128 * MIB if quick else 512 * MIB
+    many = 8 * MIB if quick else 64 * MIB
     pair = 64 * MIB if quick else 256 * MIB
     back = 64 * MIB if quick else 256 * MIB
     nearly = 4 if quick else 20
@@ -51,6 +52,13 @@ def scenarios(quick: bool) -> list[Scenario]:
             Unit.MIB,
             _load(jobs(f"four:4:{four}", 4, whole(four, MIB)), readers=4),
             (f"four:4:{four}",),
+        ),
+        Scenario(
+            "sequential-64",
+            f"64 cold streams of {many // MIB} MiB at once",
+            Unit.MIB,
+            _load(jobs(f"many:64:{many}", 64, whole(many, MIB)), readers=64),
+            (f"many:64:{many}",),
         ),
         Scenario(
             "interleaved",

@@ -1,15 +1,16 @@
 """The memory tier: parts that were fetched and may be read soon, and the one budget for all bytes in memory.
 
-Owns the budget: a GET reserves its bytes here before it starts, so that in flight plus held never exceeds the limit.
+Owns the budget: a GET reserves its bytes here before it starts, so that in flight plus held never exceeds the limit. A
+part of which a reader still has a view stays held, since its memory is not free before that.
 Never fetches, never waits, never touches a disk.
 """
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_right
+from collections import OrderedDict
 from dataclasses import dataclass
-
-from cachetools import LRUCache
 
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
@@ -17,11 +18,15 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 class Part:
     """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
 
-    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "object_id")
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent")
 
     def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         self.object_id = object_id
         self.byte_range = byte_range
+        self.loans: set[_Loan] = set()
+        """The views of this part that the memory tier has given out and that are still in use."""
+        self.spent = False
+        """It was read to its end."""
         self.filled_to = byte_range.start
         """Absolute offset up to which bytes have arrived; only grows."""
         self._pieces: list[memoryview] = []
@@ -68,13 +73,26 @@ class Part:
         return memoryview(joined)
 
 
+class _Loan(weakref.ref[memoryview]):
+    """A view in use: gone when its last user drops it. Equal by identity, since a view's own hash reads its bytes."""
+
+    __slots__ = ("part",)
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    part: Part
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryStatistics:
-    """``nbytes_reserved`` is in flight, ``nbytes_held`` is complete; their sum is at most ``limit_nbytes``."""
+    """``nbytes_reserved`` is for what is in flight, ``nbytes_held`` is complete; their sum is at most ``limit_nbytes``.
+
+    ``nbytes_lent``, of those held, are in parts that somebody is reading at this moment.
+    """
 
     limit_nbytes: int
     nbytes_reserved: int
     nbytes_held: int
+    nbytes_lent: int
     parts_held: int
     parts_evicted: int
     parts_evicted_unread: int
@@ -84,38 +102,46 @@ class MemoryTier:
     """Complete parts, found by block, evicted when a reservation needs their room.
 
     A part that was read to its end goes first (kernel pages and the disk tier hold it already), then the least recently
-    used one.
+    used one; a part of which a view is in use does not go.
     """
 
     def __init__(self, limit_nbytes: int) -> None:
         self.limit_nbytes = limit_nbytes
         self._nbytes_reserved = 0
         self._nbytes_held = 0
-        # The budget is kept here, not by the two caches, so that they share it: neither may evict on its own.
-        self._spent: LRUCache[Part, Part] = LRUCache(maxsize=float("inf"))
-        self._fresh: LRUCache[Part, Part] = LRUCache(maxsize=float("inf"))
+        self._nbytes_lent = 0
+        # Parts that may go, least recently used first; the values say nothing. What is lent is in neither.
+        self._spent: OrderedDict[Part, None] = OrderedDict()
+        self._fresh: OrderedDict[Part, None] = OrderedDict()
         self._by_object: dict[ObjectId, dict[int, Part]] = {}
+        self._parts_held = 0
         self._parts_evicted = 0
         self._parts_evicted_unread = 0
 
     def reserve_nowait(self, nbytes: int) -> bool:
-        """Set ``nbytes`` aside for a GET, evicting what is held. False where even that would not make room."""
+        """Set ``nbytes`` aside for a GET, evicting what is held. False where even that would not make room.
+
+        Where nothing is reserved it never fails for what is lent, even if that goes beyond the limit: a reader may hold
+        one part while it waits for the next. So whoever is refused may wait for a reservation to end.
+        """
         if self._nbytes_reserved + nbytes > self.limit_nbytes:
             return False
-        while self._nbytes_reserved + self._nbytes_held + nbytes > self.limit_nbytes:
+        if self._nbytes_reserved and self._nbytes_reserved + self._nbytes_lent + nbytes > self.limit_nbytes:
+            return False
+        while self._nbytes_reserved + self._nbytes_held + nbytes > self.limit_nbytes and (self._spent or self._fresh):
             self._evict_one()
         self._nbytes_reserved += nbytes
         return True
 
     def release(self, nbytes: int) -> None:
-        """Give a reservation back."""
+        """Give the reservation for ``nbytes`` back."""
         self._nbytes_reserved -= nbytes
 
     def hold(self, part: Part) -> None:
-        """Turn the reservation of a now complete part into a held part."""
-        self.release(len(part.byte_range))
+        """Keep a complete part, for which the caller has just released a reservation that was at least as large."""
         self._nbytes_held += len(part.byte_range)
-        self._fresh[part] = part
+        self._parts_held += 1
+        self._fresh[part] = None
         blocks = self._by_object.setdefault(part.object_id, {})
         for index in part.byte_range.blocks():
             blocks[index] = part
@@ -126,31 +152,42 @@ class MemoryTier:
         return None if blocks is None else blocks.get(offset // BLOCK_BYTES)
 
     def read(self, part: Part, start: int, stop: int) -> memoryview:
-        """Bytes of a held part; notes the use, and that a part read to its end is spent."""
-        if stop == part.byte_range.stop:
-            if self._fresh.pop(part, None) is not None:
-                self._spent[part] = part
-        elif part in self._fresh:
-            self._fresh[part]
-        return part.view(start, stop)
+        """Bytes of a held part, which stays while the view is in use; notes that a part read to its end is spent."""
+        if not part.loans:
+            (self._spent if part.spent else self._fresh).pop(part)
+            self._nbytes_lent += len(part.byte_range)
+        part.spent = part.spent or stop == part.byte_range.stop
+        view = part.view(start, stop)
+        loan = _Loan(view, self._returned)
+        loan.part = part
+        part.loans.add(loan)
+        return view
 
     def statistics(self) -> MemoryStatistics:
         return MemoryStatistics(
             limit_nbytes=self.limit_nbytes,
             nbytes_reserved=self._nbytes_reserved,
             nbytes_held=self._nbytes_held,
-            parts_held=len(self._spent) + len(self._fresh),
+            nbytes_lent=self._nbytes_lent,
+            parts_held=self._parts_held,
             parts_evicted=self._parts_evicted,
             parts_evicted_unread=self._parts_evicted_unread,
         )
 
+    def _returned(self, loan: weakref.ref[memoryview]) -> None:
+        assert isinstance(loan, _Loan)
+        part = loan.part
+        part.loans.discard(loan)
+        if not part.loans:
+            self._nbytes_lent -= len(part.byte_range)
+            (self._spent if part.spent else self._fresh)[part] = None
+
     def _evict_one(self) -> None:
-        if self._spent:
-            part, _ = self._spent.popitem()
-        else:
-            part, _ = self._fresh.popitem()
-            self._parts_evicted_unread += 1
+        """Drop the part that is first to go; there is one."""
+        part, _ = (self._spent or self._fresh).popitem(last=False)
+        self._parts_evicted_unread += not part.spent
         self._parts_evicted += 1
+        self._parts_held -= 1
         self._nbytes_held -= len(part.byte_range)
         blocks = self._by_object[part.object_id]
         for index in part.byte_range.blocks():

@@ -16,6 +16,7 @@ import trio
 from s3stream_fs.cache.disk import DiskTier
 from s3stream_fs.cache.memory import MemoryTier, Part
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.fetch.concurrency import Concurrency
 from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
 from s3stream_fs.fetch.hedging import HedgePolicy
 from s3stream_fs.fetch.queue import Priority, RequestQueue
@@ -46,7 +47,8 @@ class FetchStatistics:
     """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way.
 
     ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
-    ``get_seconds`` is how long a GET of a large part takes when nothing is in its way.
+    ``ahead_limit`` is up to how many GETs in flight read-ahead may start another, ``get_seconds`` how long a GET of a
+    large part takes when nothing is in its way.
     """
 
     memory_hits: int
@@ -62,15 +64,9 @@ class FetchStatistics:
     in_flight: int
     queued: int
     nbytes_fetched: int
+    ahead_limit: int
     get_seconds: float
 
-
-_LARGE_NBYTES: Final = 4 * 1024 * 1024
-"""Parts from this size on say how long a GET takes; smaller ones are all first byte."""
-
-_GET_SECONDS_WEIGHT: Final = 0.02
-"""How fast ``get_seconds`` rises; it falls at once. The least is wanted: that a GET takes longer because others are
-under way is no reason to have more under way."""
 
 _FINISH_NBYTES: Final = 1024 * 1024
 """Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
@@ -97,6 +93,7 @@ class Fetcher:
         self._congestion = congestion
         self._nursery = nursery
         self._hedging = HedgePolicy()
+        self._concurrency = Concurrency()
         self._unanswered: dict[Flight, None] = {}
         """Started flights without a byte and without a hedge, in the order in which they started."""
         self._any_unanswered = trio.lowlevel.ParkingLot()
@@ -104,8 +101,6 @@ class Fetcher:
         self._flights: dict[ObjectId, dict[int, Flight]] = {}
         """Queued and started flights by block; a block is in at most one flight."""
         self._ahead_in_flight = 0
-        self.get_seconds = 0.0
-        """How long a GET of a large part takes at present when nothing is in its way; 0 while none was seen."""
         self._memory_hits = 0
         self._disk_hits = 0
         self._joined = 0
@@ -188,6 +183,17 @@ class Fetcher:
             raise
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
+    @property
+    def get_seconds(self) -> float:
+        """How long a GET of a large part takes when nothing is in its way; 0 while none was seen."""
+        return self._concurrency.large_get_seconds
+
+    @property
+    def _ahead_limit(self) -> int:
+        """Read-ahead in flight at most: what is worth it, and never all slots."""
+        slots = max(int(self._congestion.limit * self._config.ahead_fraction), 1)
+        return min(slots, self._concurrency.ahead_limit)
+
     def statistics(self) -> FetchStatistics:
         return FetchStatistics(
             memory_hits=self._memory_hits,
@@ -203,6 +209,7 @@ class Fetcher:
             in_flight=self._congestion.in_flight,
             queued=len(self._queue),
             nbytes_fetched=self._nbytes_fetched,
+            ahead_limit=self._ahead_limit,
             get_seconds=self.get_seconds,
         )
 
@@ -275,17 +282,12 @@ class Fetcher:
         for priority in Priority:
             while (flight := self._queue.peek(priority)) is not None:
                 ahead = priority > Priority.DEMAND
-                limit = congestion.limit
-                if congestion.in_flight >= limit:
+                if congestion.in_flight >= congestion.limit:
                     return
-                if ahead and self._ahead_in_flight >= max(int(limit * self._config.ahead_fraction), 1):
+                if ahead and self._ahead_in_flight >= self._ahead_limit:
                     return
-                if not self._memory.reserve_nowait(len(flight.part.byte_range)):
-                    if not ahead:
-                        return  # what is in flight will land and make room
-                    self._ahead_dropped += 1
-                    self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
-                    continue
+                if not self._memory.reserve_nowait(flight.nbytes):
+                    return  # what is in flight will land and make room
                 self._start(self._queue.pop(priority), ahead)
 
     def _start(self, flight: Flight, ahead: bool) -> None:
@@ -334,23 +336,16 @@ class Fetcher:
         self._congestion.in_flight -= 1
         self._ahead_in_flight -= flight.counted_ahead
         self._nbytes_fetched += part.filled_to - part.byte_range.start
+        self._memory.release(flight.nbytes)
         if part.complete:
-            if len(part.byte_range) >= _LARGE_NBYTES:
-                self._note_get(now - flight.started_at)
+            self._concurrency.on_complete(len(part.byte_range), now - flight.started_at, now)
             self._memory.hold(part)
             self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
             self._land(flight, None)
         else:
-            self._memory.release(len(part.byte_range))
             self._failed += error is not None
             self._land(flight, error or StoreUnavailable("the request was abandoned"))
         self._start_what_may()
-
-    def _note_get(self, seconds: float) -> None:
-        if self.get_seconds == 0.0 or seconds < self.get_seconds:
-            self.get_seconds = seconds
-        else:
-            self.get_seconds += (seconds - self.get_seconds) * _GET_SECONDS_WEIGHT
 
     async def _send_late_ones_again(self) -> None:
         """Hedge: a GET for which somebody waits and which is later than most of its like is sent a second time."""

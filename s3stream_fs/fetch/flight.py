@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Final
 
 import trio
 
@@ -16,6 +17,10 @@ class FlightState(Enum):
     STARTED = auto()
     LANDED = auto()
     """Over: either the part is complete or ``error`` is set."""
+
+
+_CONNECTION_NBYTES: Final = 512 * 1024
+"""What the buffers of one connection grow to: the HTTP client reads up to 400 KiB at a time."""
 
 
 class Attempt:
@@ -78,6 +83,11 @@ class Flight:
         self.error: StoreError | None = None
         self.waiters = 0
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory to set aside for it: its body, and what of that may lie in its connection's buffers as well."""
+        return len(self.part.byte_range) + min(len(self.part.byte_range), _CONNECTION_NBYTES)
 
     def attempt(self, hedge: bool = False) -> Attempt:
         """Another GET for the same bytes."""

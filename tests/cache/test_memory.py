@@ -14,6 +14,7 @@ def filled(tier: MemoryTier, first_block: int, nblocks: int = 1, object_id: Obje
     part = Part(object_id, ByteRange(first_block * BLOCK_BYTES, (first_block + nblocks) * BLOCK_BYTES))
     assert tier.reserve_nowait(len(part.byte_range))
     part.append(memoryview(bytes([first_block]) * len(part.byte_range)))
+    tier.release(len(part.byte_range))
     tier.hold(part)
     return part
 
@@ -94,3 +95,41 @@ def test_block_held_twice_belongs_to_the_later_part() -> None:
     assert tier.reserve_nowait(3 * BLOCK_BYTES)  # evicts the first part only
     assert tier.find(OBJECT, 0) is None
     assert tier.find(OBJECT, BLOCK_BYTES) is later
+
+
+def test_part_in_use_stays_and_counts() -> None:
+    tier = MemoryTier(3 * BLOCK_BYTES)
+    part = filled(tier, 0, 2)
+    one, two = tier.read(part, 0, 10), tier.read(part, 0, 2 * BLOCK_BYTES)
+    assert tier.statistics().nbytes_lent == 2 * BLOCK_BYTES
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert not tier.reserve_nowait(BLOCK_BYTES)
+    del one
+    assert not tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.find(OBJECT, 0) is part
+    kept = two[5:]
+    del two
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.find(OBJECT, 0) is None
+    assert bytes(kept[:1]) == b"\x00"
+    assert tier.statistics().nbytes_lent == 0
+
+
+def test_what_is_in_use_never_stops_the_only_get() -> None:
+    tier = MemoryTier(2 * BLOCK_BYTES)
+    views = [tier.read(filled(tier, 0, 2), 0, 2 * BLOCK_BYTES)]
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert not tier.reserve_nowait(BLOCK_BYTES)
+    assert views[0][0] == 0
+
+
+def test_part_that_was_in_use_goes_after_what_has_rested_longer() -> None:
+    tier = MemoryTier(3 * BLOCK_BYTES)
+    used, rested = filled(tier, 0), filled(tier, 1)
+    view = tier.read(used, 0, BLOCK_BYTES)
+    tier.read(rested, BLOCK_BYTES, 2 * BLOCK_BYTES)
+    del view
+    filled(tier, 2)
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.find(OBJECT, BLOCK_BYTES) is None
+    assert tier.find(OBJECT, 0) is used

@@ -13,7 +13,7 @@ from bench import report
 from bench.load.spec import Load
 from bench.measurement import Results
 from bench.scenarios.scenario import Scenario, Unit, Variant
-from bench.targets import TARGETS, Target, Verdict, evaluate
+from bench.targets import TARGETS, Evaluation, Target, evaluate
 from harness.made import measured, results_of
 
 HEADER = report.Header("2026-01-01 00:00 UTC", "2 cores", "30ms", 3, False, {"s3stream-fs": "1", "rclone": "2"})
@@ -72,26 +72,27 @@ def test_numbers_are_short(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("at_least", "measured_value", "verdict"),
     [
-        (True, 100.0, Verdict.MET),
-        (True, 99.9, Verdict.NEARLY),
-        (True, 60.0, Verdict.NEARLY),
-        (True, 59.9, Verdict.MISSED),
-        (False, 100.0, Verdict.MET),
-        (False, 0.0, Verdict.MET),
-        (False, 100.1, Verdict.NEARLY),
-        (False, 167.0, Verdict.MISSED),
-        (True, math.nan, Verdict.UNKNOWN),
+        (True, 100.0, "met"),
+        (True, 250.0, "met"),
+        (True, 99.9, "0.99 of it"),
+        (True, 60.0, "0.60 of it"),
+        (True, 0.0, "0.00 of it"),
+        (False, 100.0, "met"),
+        (False, 0.0, "met"),
+        (False, 100.1, "0.99 of it"),
+        (False, 200.0, "0.50 of it"),
+        (True, math.nan, "not measured"),
     ],
 )
-def test_verdicts(at_least: bool, measured_value: float, verdict: Verdict) -> None:
-    assert Target("", lambda _: 0.0, 100.0, "", at_least).verdict(measured_value) is verdict
+def test_verdicts(at_least: bool, measured_value: float, verdict: str) -> None:
+    assert Evaluation(Target("", lambda _: 0.0, 100.0, "", at_least), measured_value).verdict == verdict
 
 
 def test_a_target_of_nothing_allows_nothing() -> None:
     none_allowed = Target("", lambda _: 0.0, 0.0, "", at_least=False)
 
-    assert none_allowed.verdict(0.0) is Verdict.MET
-    assert none_allowed.verdict(1.0) is Verdict.MISSED
+    assert Evaluation(none_allowed, 0.0).verdict == "met"
+    assert Evaluation(none_allowed, 1.0).verdict == "0.00 of it"
 
 
 def test_charts_are_drawn_for_what_was_measured(tmp_path: Path) -> None:

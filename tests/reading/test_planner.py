@@ -96,6 +96,15 @@ def test_sequential_reads_are_planned_without_gap_or_overlap() -> None:
     assert covered == BIG
 
 
+def test_parts_end_where_the_kernel_reads_do() -> None:
+    reads = [(0, 256 * KIB), (256 * KIB, 768 * KIB), *sequential(MIB, 200 * MIB, MIB)]
+    for share in (2 * MIB, 7 * MIB, SHARE):
+        for plan in plan_all(reads, share=share):
+            for ahead in plan.ahead:
+                parts = list(ahead.parts(plan.part_nbytes))
+                assert [part.stop % MIB for part in parts] == [0] * len(parts)
+
+
 def test_stopping_at_one_mib_wastes_at_most_three() -> None:
     # What the kernel asks for when a program reads 1 MiB in pieces of 128 KiB and stops.
     asked = [(0, 256 * KIB), (256 * KIB, 512 * KIB), (768 * KIB, MIB), (1792 * KIB, MIB)]
