@@ -17,6 +17,7 @@ from s3stream_daemon.memory import default_memory_limit_nbytes, disk_queue_nbyte
 from s3stream_daemon.options import MIN_CACHE_NBYTES
 from s3stream_daemon.settings import Settings
 from s3stream_daemon.source import Source, parse_source
+from s3stream_fs.bindings.native.opening import OpenMode
 from s3stream_fs.cache.disk import DiskTierConfig
 from s3stream_fs.filesystem.attributes import AttributeConfig
 from s3stream_fs.store.config import S3Config
@@ -43,6 +44,8 @@ class MountConfig:
     read_deadline_seconds: float
     max_in_flight: int
     hedging: bool
+    binding: Literal["native", "pyfuse3"]
+    open_mode: OpenMode
     attributes: AttributeConfig
     allow_other: bool
     foreground: bool
@@ -104,6 +107,8 @@ def build(settings: Settings, host: Host) -> MountConfig:
         read_deadline_seconds=_seconds(value["read_deadline"]),
         hedging=not value["no_hedging"],
         max_in_flight=_number(value["max_in_flight"], lambda: 256),
+        binding=_binding(value["binding"]),
+        open_mode=OpenMode(_text(value["open_mode"])),
         attributes=AttributeConfig(
             uid=_number(value["uid"], lambda: host.uid),
             gid=_number(value["gid"], lambda: host.gid),
@@ -181,4 +186,9 @@ def _seconds(value: object) -> float:
 
 def _addressing(value: object) -> Literal["auto", "path", "virtual"]:
     assert value in ("auto", "path", "virtual")
+    return value
+
+
+def _binding(value: object) -> Literal["native", "pyfuse3"]:
+    assert value in ("native", "pyfuse3")
     return value

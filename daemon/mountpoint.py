@@ -5,7 +5,6 @@ Owns the checks before a mount and the unmount. Never mounts: a binding does.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -18,20 +17,15 @@ from typing import Final
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_fs.bindings import SUBTYPE
+from s3stream_fs.bindings.device import DEVICE, NoFusermount, detach
 
 FILESYSTEM_TYPES: Final = (f"fuse.{SUBTYPE}",)
 """How the kernel's mount table calls our mounts: FUSE's subtype, which the binding sets."""
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_FUSE_DEVICE: Final = Path("/dev/fuse")
 _FUSE_CONF: Final = Path("/etc/fuse.conf")
 _OCTAL_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 _CAP_SYS_ADMIN: Final = 21
-
-_MNT_DETACH: Final = 2
-_UMOUNT_NOFOLLOW: Final = 8
-_FUSERMOUNT_SECONDS: Final = 30
-"""It answers at once unless the kernel hangs; a command that hangs with it would help nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +110,7 @@ def check_mountpoint(path: Path, mounts: Sequence[Mount]) -> None:
         raise ExitError(f"FUSE needs write permission on the mount point {path}; choose a directory of yours", code)
 
 
-def check_fuse(allow_other: bool, *, uid: int, device: Path = _FUSE_DEVICE, fuse_conf: Path = _FUSE_CONF) -> None:
+def check_fuse(allow_other: bool, *, uid: int, device: Path = DEVICE, fuse_conf: Path = _FUSE_CONF) -> None:
     """Raise ExitError unless this process, running as ``uid``, can mount with FUSE."""
     code = ExitCode.FUSE
     try:
@@ -156,30 +150,16 @@ def unmount(path: Path, *, lazy: bool) -> None:
 
     Root needs no fusermount3. Raises ExitError.
     """
-    if os.geteuid() == 0:
-        number = _umount2(path, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
-        reason = os.strerror(number)
-        in_use = number == errno.EBUSY
-    else:
-        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
-        try:
-            result = subprocess.run(
-                command, capture_output=True, timeout=_FUSERMOUNT_SECONDS, env=os.environ | {"LC_ALL": "C"}, check=False
-            )
-        except FileNotFoundError:
-            raise ExitError("fusermount3 is missing; install fuse3, or unmount as root", ExitCode.FUSE) from None
-        except subprocess.TimeoutExpired:
-            raise ExitError(f"fusermount3 does not answer for {path}; try --lazy", ExitCode.MOUNTPOINT) from None
-        number = result.returncode
-        reason = one_line(os.fsdecode(result.stderr)) or f"fusermount3 ended with {number}"
-        in_use = True  # fusermount3 tells no errno; this is what it refuses for, other than another user's mount
-    if number == 0:
+    try:
+        detach(path, lazy=lazy)
         return
+    except NoFusermount:
+        raise ExitError("fusermount3 is missing; install fuse3, or unmount as root", ExitCode.FUSE) from None
+    except subprocess.TimeoutExpired:
+        raise ExitError(f"fusermount3 does not answer for {path}; try --lazy", ExitCode.MOUNTPOINT) from None
+    except OSError as error:
+        # fusermount3 tells no errno; being in use is what it refuses for, other than another user's mount.
+        reason = error.strerror or one_line(str(error))
+        in_use = error.errno in (None, errno.EBUSY)
     advice = f"; close what uses it (fuser -vm {path} lists it) or run: s3stream-fs umount --lazy {path}"
     raise ExitError(f"cannot unmount {path}: {reason}{advice if in_use else ''}", ExitCode.MOUNTPOINT)
-
-
-def _umount2(path: Path, flags: int) -> int:
-    """The system call. Returns 0 or an errno."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return 0 if libc.umount2(os.fsencode(path), flags) == 0 else ctypes.get_errno()

@@ -14,10 +14,13 @@ from urllib.parse import urlsplit
 
 from s3stream_daemon.memory import MIN_MEMORY_LIMIT_NBYTES
 from s3stream_daemon.units import format_size, parse_duration, parse_mode, parse_size
+from s3stream_fs.bindings.native.opening import OpenMode
 
 ENVIRONMENT_PREFIX: Final = "S3STREAM_FS_"
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+BINDINGS: Final = ("native", "pyfuse3")
+OPEN_MODES: Final = tuple(OpenMode)
 ADDRESSINGS: Final = ("auto", "path", "virtual")
 
 _MAX_COUNT: Final = 10_000  # more connections than a process may have open by default
@@ -156,6 +159,8 @@ CACHE_SIZE: Final = Kind("size", _cache, (str, int))
 DURATION: Final = Kind("duration", parse_duration, (str, int, float))
 DEADLINE: Final = Kind("duration", _deadline, (str, int, float))
 ADDRESSING: Final = Kind("word", _one_of(*ADDRESSINGS))
+BINDING: Final = Kind("word", _one_of(*BINDINGS))
+OPEN_MODE: Final = Kind("word", _one_of(*OPEN_MODES))
 LOG_LEVEL: Final = Kind("word", _one_of(*LOG_LEVELS))
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -255,6 +260,22 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("gid", ID, "GID", "group of all files and directories", "the group of who mounts"),
     Option("file-mode", MODE, "MODE", "permission bits of files; write bits are dropped", "0444", value=0o444),
     Option("dir-mode", MODE, "MODE", "permission bits of directories; write bits are dropped", "0555", value=0o555),
+    Option(
+        "binding",
+        BINDING,
+        "BINDING",
+        "native speaks to the kernel itself; pyfuse3 goes through libfuse (the extra s3stream-fs[pyfuse3])",
+        "native",
+        value="native",
+    ),
+    Option(
+        "open-mode",
+        OPEN_MODE,
+        "MODE",
+        "who opens files: kernel, passthrough (root, Linux 6.9), daemon, or auto; with pyfuse3 it is the daemon",
+        "auto",
+        value="auto",
+    ),
     Option(
         "allow-other",
         SWITCH,

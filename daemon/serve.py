@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 
 import trio
@@ -26,10 +27,11 @@ from s3stream_daemon.notify import notify
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
 from s3stream_fs import __version__
-from s3stream_fs.bindings import pyfuse3_binding
+from s3stream_fs.bindings import Session, native_binding
+from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.cache.disk import open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
-from s3stream_fs.errors import StoreError
+from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.namespace.inodes import InodeTable
@@ -105,42 +107,61 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
             ),
         )
 
+        sections: dict[str, Callable[[], object]] = {
+            "filesystem": filesystem.statistics,
+            "reading": reader.statistics,
+            "fetch": fetcher.statistics,
+            "congestion": congestion.statistics,
+            "memory": memory.statistics,
+            "disk": disk.statistics,
+            "namespace": tree.statistics,
+            "inodes": inodes.statistics,
+            "retries": store.statistics,
+            "s3": s3.statistics,
+        }
+
         def statistics() -> dict[str, object]:
-            return {
-                "version": __version__,
-                "source": source,
-                "mountpoint": str(config.mountpoint),
-                "filesystem": filesystem.statistics(),
-                "reading": reader.statistics(),
-                "fetch": fetcher.statistics(),
-                "congestion": congestion.statistics(),
-                "memory": memory.statistics(),
-                "disk": disk.statistics(),
-                "namespace": tree.statistics(),
-                "inodes": inodes.statistics(),
-                "retries": store.statistics(),
-                "s3": s3.statistics(),
-            }
+            header = {"version": __version__, "source": source, "mountpoint": str(config.mountpoint)}
+            return header | {name: section() for name, section in sections.items()}
 
         await nursery.start(serve_control, control_path(config.mountpoint), {"stats": statistics})
         with ending_with(ExitCode.FUSE):
-            answer_kernel = await stack.enter_async_context(
-                pyfuse3_binding.mounted(filesystem, config.mountpoint, source, config.allow_other)
-            )
+            session = await stack.enter_async_context(_mounted(filesystem, config))
+        sections["kernel"] = session.statistics
         answering = trio.CancelScope()
         await nursery.start(_cancel_on_signal, answering)
         with answering:
             async with trio.open_nursery() as kernel:
-                kernel.start_soon(answer_kernel)
+                kernel.start_soon(_serve_kernel, session)
                 # Answered once the kernel and the binding have agreed on everything (INIT): now it can be used, and
                 # settings of the mount stay as they are set.
                 await trio.to_thread.run_sync(os.statvfs, config.mountpoint, abandon_on_cancel=True)
-                tune_kernel(config.mountpoint)
+                tune_kernel(config.mountpoint, background=config.binding == "pyfuse3")
                 log.info("mounted %s on %s", source, config.mountpoint)
                 notify("READY=1")
                 on_ready()
         notify("STOPPING=1")
         log.info("unmounted %s from %s", source, config.mountpoint)
+
+
+async def _serve_kernel(session: Session) -> None:
+    with ending_with(ExitCode.FUSE):
+        await session.serve()
+
+
+def _mounted(filesystem: FileSystem, config: MountConfig) -> AbstractAsyncContextManager[Session]:
+    """The mount by the binding that was chosen."""
+    options = MountOptions(str(config.source), config.allow_other)
+    if config.binding == "native":
+        frozen = math.isinf(config.metadata_ttl_seconds)
+        return native_binding.mounted(filesystem, config.mountpoint, options, config.open_mode, frozen=frozen)
+    try:
+        from s3stream_fs.bindings import pyfuse3_binding  # an extra, which need not be installed
+    except ImportError as error:
+        raise UsageError(
+            f"--binding pyfuse3 cannot be used ({error}); pip install 's3stream-fs[pyfuse3]' brings it"
+        ) from None
+    return pyfuse3_binding.mounted(filesystem, config.mountpoint, options)
 
 
 async def _check_bucket(store: ObjectStore, config: MountConfig) -> None:

@@ -1,4 +1,4 @@
-"""The kernel's own settings of a mount, which a binding cannot set: how far it reads ahead, and how much at once.
+"""The kernel's own settings of a mount, which not every binding can set: how far it reads ahead, and how much at once.
 
 Both need rights that not everybody has. Where they are missing nothing changes but speed.
 """
@@ -32,12 +32,17 @@ _FSCONFIG_CMD_CREATE: Final = 6
 _CLOEXEC: Final = 1
 
 
-def tune_kernel(mountpoint: Path) -> None:
-    """Raise both settings of the mount, as far as this process may. To be called after INIT, which resets them."""
+def tune_kernel(mountpoint: Path, *, background: bool) -> None:
+    """Raise the settings of the mount, as far as this process may. To be called after INIT, which resets them.
+
+    ``background``: also how much is read ahead at once, which a binding may have settled in INIT.
+    """
     device = next((mount.device for mount in read_mounts() if mount.path == mountpoint), None)
     if device is None:
         return
     _write(Path("/sys/class/bdi") / device / "read_ahead_kb", READ_AHEAD_KIB)
+    if not background:
+        return
     minor = device.partition(":")[2]
     try:
         with _fuse_connections() as connections:

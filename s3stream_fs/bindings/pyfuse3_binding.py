@@ -8,15 +8,18 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
 
-from s3stream_fs.bindings import SUBTYPE
+from s3stream_fs.bindings import SUBTYPE, Session
+from s3stream_fs.bindings.device import MountOptions, escaped
 from s3stream_fs.errors import S3StreamError, UsageError, errno_of
+from s3stream_fs.filesystem.attributes import CAPACITY, PREFERRED_IO_NBYTES
 from s3stream_fs.filesystem.filesystem import FileSystem, Found
 from s3stream_fs.namespace.listing import Listing
 
@@ -28,14 +31,6 @@ R = TypeVar("R")
 _MAX_TASKS: Final = 512
 """Requests handled at once. A kernel sends at most max_background (12 by default) reads ahead, but one more for every
 process that waits; above this they queue in the kernel."""
-
-_PREFERRED_IO_NBYTES: Final = 128 * 1024
-"""What cp and others read at a time: a whole kernel read-ahead."""
-
-_STATFS_BLOCK_NBYTES: Final = 4096
-_STATFS_BLOCKS: Final = 1 << 38
-"""1 PiB, all of it free: a bucket has no size, and no tool shall believe that it is full."""
-_STATFS_FILES: Final = 1 << 40
 
 
 def _answered(
@@ -131,14 +126,16 @@ class Operations(pyfuse3.Operations):
         while True:
             if position > start_id and not listing.settled(position - 2):
                 return  # what is known goes out now; the kernel comes back for the rest
-            entry = await self._filesystem.directory_entry(listing, position - 2)
+            await self._filesystem.wait_settled(listing, position - 2)
+            entry = listing.entry_nowait(position - 2)
             if entry is None:
                 return
-            attributes = _entry(Found(self._filesystem.entry_attributes(entry), valid_seconds))
+            attributes = self._filesystem.show(entry)
+            shown = _entry(Found(attributes, valid_seconds))
             position += 1
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), attributes, position):
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), shown, position):
+                self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it
                 return
-            self._filesystem.remember(entry)
 
     @_answered
     async def releasedir(self, fh: int) -> None:
@@ -147,10 +144,10 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = _STATFS_BLOCK_NBYTES
-        data.f_blocks = data.f_bfree = data.f_bavail = _STATFS_BLOCKS
-        data.f_files = data.f_ffree = data.f_favail = _STATFS_FILES
-        data.f_namemax = 255
+        data.f_bsize = data.f_frsize = CAPACITY.block_nbytes
+        data.f_blocks = data.f_bfree = data.f_bavail = CAPACITY.nblocks
+        data.f_files = data.f_ffree = data.f_favail = CAPACITY.nfiles
+        data.f_namemax = CAPACITY.name_max
         return data
 
     @_answered
@@ -185,38 +182,45 @@ def _entry(found: Found) -> pyfuse3.EntryAttributes:
     entry.st_nlink = 1  # for directories too: it says that the number of sub-directories is not known
     entry.st_size = attributes.size
     entry.st_blocks = attributes.nblocks
-    entry.st_blksize = _PREFERRED_IO_NBYTES
+    entry.st_blksize = PREFERRED_IO_NBYTES
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
     entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.mtime_ns
     return entry
 
 
+@dataclass(frozen=True, slots=True)
+class Pyfuse3Statistics:
+    """pyfuse3 counts nothing itself."""
+
+    binding: str = "pyfuse3"
+    open_mode: str = "daemon: pyfuse3 knows no other"
+
+
+class _Pyfuse3Session:
+    """See Session. pyfuse3 knows one mount per process."""
+
+    async def serve(self) -> None:
+        await pyfuse3.main(min_tasks=8, max_tasks=_MAX_TASKS)
+
+    def statistics(self) -> Pyfuse3Statistics:
+        return Pyfuse3Statistics()
+
+
 @asynccontextmanager
-async def mounted(
-    filesystem: FileSystem, mountpoint: Path, source: str, allow_other: bool
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Mount for the time of the context. Yields the loop that answers the kernel until somebody unmounts.
-
-    Cancelling the loop leaves the requests that it was handling unanswered; the end of the context then fails them.
-
-    ``source`` is what mount tables show. Raises UsageError where the kernel or fusermount3 refuses.
-    """
-    options = {f"fsname={source.translate(_FSNAME_ESCAPES)}", f"subtype={SUBTYPE}", "ro", "default_permissions"}
-    if allow_other:
-        options.add("allow_other")
+async def mounted(filesystem: FileSystem, mountpoint: Path, options: MountOptions) -> AsyncIterator[Session]:
+    """Mount for the time of the context. Raises UsageError where the kernel or fusermount3 refuses."""
+    words = {f"fsname={escaped(options.source)}", f"subtype={SUBTYPE}", "ro", "default_permissions"}
+    if options.allow_other:
+        words.add("allow_other")
     try:
-        pyfuse3.init(Operations(filesystem), str(mountpoint), options)
+        pyfuse3.init(Operations(filesystem), str(mountpoint), words)
     except RuntimeError as error:
         raise UsageError(
             f"cannot mount on {mountpoint}: FUSE refused ({error}); see the lines above or dmesg"
         ) from None
     try:
-        yield functools.partial(pyfuse3.main, min_tasks=8, max_tasks=_MAX_TASKS)
+        yield _Pyfuse3Session()
     finally:
         # Detaches even a busy mount; whoever has files open on it gets ENOTCONN from then on.
         pyfuse3.close(unmount=True)
-
-
-_FSNAME_ESCAPES: Final = str.maketrans({",": r"\,", "\\": r"\\"})
-"""libfuse cuts options at commas and reads backslashes."""

@@ -148,6 +148,26 @@ class DiskTier:
             return True
         return self._writer.put_nowait(record, byte_range, pieces)
 
+    def whole_file_nowait(self, object_id: ObjectId) -> DataFile | None:
+        """The file with all bytes of an object and nothing else, if every block of it has been seen to be right."""
+        record = self._record(object_id)
+        if record is None or object_id.size == 0:
+            return None
+        nblocks = len(object_id.whole.blocks())
+        if len(record.checksums) < nblocks or len(record.verified) < nblocks or not self._has(record, object_id.whole):
+            return None
+        if not all(index in record.verified for index in object_id.whole.blocks()):
+            return None
+        try:
+            file = self._open(record)
+            if os.fstat(file.fd).st_size != object_id.size:
+                return None
+        except OSError as error:
+            self._fault(record, error)
+            return None
+        record.used = self._writer.touched[record.name] = time.time()
+        return file
+
     def cached_nbytes(self, object_id: ObjectId) -> int:
         """How many bytes of an object are on disk."""
         record = self._record(object_id)

@@ -39,6 +39,9 @@ class DataFile:
     def __del__(self) -> None:
         os.close(self.fd)
 
+    def fileno(self) -> int:
+        return self.fd
+
     def write(self, offset: int, pieces: Sequence[memoryview], direct: DirectWriter) -> None:
         """Write the pieces one after the other at ``offset``. Raises OSError."""
         written = direct.write(self.fd, offset, pieces)

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from typing import Final
 
+from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.types import ObjectInfo
 
 _ALL_READ = 0o444
 _ALL_READ_AND_SEARCH = 0o555
+
+
+PREFERRED_IO_NBYTES: Final = 128 * 1024
+"""What cp and others read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What statfs shows: 1 PiB, all of it free. A bucket has no size, and no tool shall believe that it is full."""
+
+    block_nbytes: int = 4096
+    nblocks: int = 1 << 38
+    nfiles: int = 1 << 40
+    name_max: int = NAME_MAX
+
+
+CAPACITY: Final = Capacity()
 
 
 @dataclass(frozen=True, slots=True)

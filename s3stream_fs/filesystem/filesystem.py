@@ -16,14 +16,15 @@ from typing import Final
 import trio
 
 from s3stream_fs.cache.disk import DiskTier
-from s3stream_fs.errors import Archived, NameTooLong, NotFound, StoreUnavailable
+from s3stream_fs.cache.files import DataFile
+from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.xattrs import extended_attributes
-from s3stream_fs.namespace.entries import Entry, FileEntry
+from s3stream_fs.namespace.entries import Entry
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
-from s3stream_fs.namespace.tree import Tree
+from s3stream_fs.namespace.tree import Answer, Tree
 from s3stream_fs.reading.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class FileSystemConfig:
 
 @dataclass(frozen=True, slots=True)
 class FileSystemStatistics:
-    """``denied_archived`` counts opens refused because the object has to be restored first."""
+    """``denied_archived`` counts opens and reads refused because the object has to be restored first."""
 
     lookups: int
     lookups_not_found: int
@@ -82,12 +83,35 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Found:
         """What a name stands for. An inode that is found is from now on remembered until ``forget``."""
-        self._lookups += 1
+        directory = self._directory(parent)
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
-        directory = self._directory(parent)
         with self._deadline("lookup", directory.prefix):
             answer = await self._tree.lookup(directory.prefix, name)
+        return self._found(answer)
+
+    def lookup_nowait(self, parent: int, name: bytes) -> Found | None:
+        """What ``lookup`` gives, where it takes no request; None where it may.
+
+        Here "." and ".." are names too: whoever holds an inode by number alone (NFS does) finds its way from there.
+        """
+        if name in (b".", b".."):
+            return self._found_dots(parent, name)
+        directory = self._directory(parent)
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"a name of {len(name)} bytes")
+        answer = self._tree.lookup_nowait(directory.prefix, name)
+        return None if answer is None else self._found(answer)
+
+    def _found_dots(self, number: int, name: bytes) -> Found:
+        try:
+            remember = self._inodes.remember_again if name == b"." else self._inodes.remember_parent
+            return Found(self._attributes(remember(number)), FOREVER_SECONDS)
+        except NotFound:
+            raise ObjectChanged(f"inode {number} was forgotten, and a number alone does not bring it back") from None
+
+    def _found(self, answer: Answer) -> Found:
+        self._lookups += 1
         valid_seconds = self.seconds_valid(answer.fresh_until)
         if answer.entry is None:
             self._lookups_not_found += 1
@@ -106,34 +130,28 @@ class FileSystem:
         """The listing of a directory, perhaps still growing; it stays as it is for who holds it."""
         return self._tree.open_listing(self._directory(number).prefix)
 
-    async def directory_entry(self, listing: Listing, position: int) -> Entry | None:
-        """The entry at ``position`` (from 0) as soon as it is known for sure; None past the end."""
+    async def wait_settled(self, listing: Listing, position: int) -> None:
+        """Return as soon as it is known what stands at ``position`` (from 0) of a listing."""
         with self._deadline("list", listing.prefix):
-            return await listing.entry(position)
+            await listing.wait_settled(position)
 
-    def entry_attributes(self, entry: Entry) -> Attributes:
-        """What a lookup of this entry would show, without remembering its inode."""
-        number = self._inodes.number_of(entry)
-        if isinstance(entry, FileEntry):
-            return file_attributes(number, entry.info, self._config.attributes)
-        return directory_attributes(number, self._config.mounted_at_ns, self._config.attributes)
+    def number_of(self, entry: Entry) -> int:
+        """The inode number that this entry has, without remembering it."""
+        return self._inodes.number_of(entry)
 
-    def remember(self, entry: Entry) -> None:
-        """The kernel was given this entry together with its attributes: count it as a lookup."""
-        self._inodes.remember(entry)
+    def show(self, entry: Entry) -> Attributes:
+        """What a lookup of this entry shows. The kernel is being told of it, as by ``lookup``: it is remembered."""
+        return self._attributes(self._inodes.remember(entry))
 
-    def open(self, number: int) -> None:
-        """Check that a file may be read. Raises Archived."""
+    def open(self, number: int) -> int:
+        """The size of a file that may be read. Raises Archived. A binding may leave it out: reads check it too."""
         self._opens += 1
+        return self._readable(number).info.id.size
+
+    def whole_file(self, number: int) -> DataFile | None:
+        """A local file with exactly the bytes of this one, if the disk tier has it and has seen that it is right."""
         inode = self._inodes.get(number)
-        if isinstance(inode, FileInode) and inode.info.archived:
-            self._denied_archived += 1
-            log.warning(
-                "%r cannot be read: it lies in %s and has to be restored first",
-                inode.info.id.key,
-                inode.info.storage_class,
-            )
-            raise Archived(f"{inode.info.id.key!r} lies in {inode.info.storage_class}")
+        return self._disk.whole_file_nowait(inode.info.id) if isinstance(inode, FileInode) else None
 
     def release(self, number: int) -> None:
         """A hint that a file was closed for the last time."""
@@ -143,11 +161,18 @@ class FileSystem:
 
     async def read(self, number: int, offset: int, size: int) -> memoryview:
         """At most ``size`` bytes at ``offset``, fewer only at the end of the file."""
-        inode = self._inodes.get(number)
-        if not isinstance(inode, FileInode):
-            raise NotFound("a directory has no bytes")  # the kernel asks for none
-        with self._deadline("read", inode.info.id.key):
-            return await self._reader.read(inode.info.id, offset, size)
+        view = self.read_nowait(number, offset, size)
+        return await self.fetch(number, offset, size) if view is None else view
+
+    def read_nowait(self, number: int, offset: int, size: int) -> memoryview | None:
+        """What ``read`` gives, where it is at hand. None where it takes waiting: then go on with ``fetch``."""
+        return self._reader.read_nowait(self._readable(number).info.id, offset, size)
+
+    async def fetch(self, number: int, offset: int, size: int) -> memoryview:
+        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand."""
+        object_id = self._readable(number).info.id
+        with self._deadline("read", object_id.key):
+            return await self._reader.fetch(object_id, offset, size)
 
     def xattrs(self, number: int) -> dict[bytes, bytes]:
         """All extended attributes of an inode by name."""
@@ -159,6 +184,20 @@ class FileSystem:
         return FileSystemStatistics(
             self._lookups, self._lookups_not_found, self._opens, self._denied_archived, self._deadlines_missed
         )
+
+    def _readable(self, number: int) -> FileInode:
+        inode = self._inodes.get(number)
+        if not isinstance(inode, FileInode):
+            raise NotFound("a directory has no bytes")  # the kernel asks for none
+        if inode.info.archived:
+            self._denied_archived += 1
+            log.warning(
+                "%r cannot be read: it lies in %s and has to be restored first",
+                inode.info.id.key,
+                inode.info.storage_class,
+            )
+            raise Archived(f"{inode.info.id.key!r} lies in {inode.info.storage_class}")
+        return inode
 
     def _directory(self, number: int) -> DirectoryInode:
         inode = self._inodes.get(number)

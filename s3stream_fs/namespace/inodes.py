@@ -78,6 +78,23 @@ class InodeTable:
         self._nlookup[number] = self._nlookup.get(number, 0) + 1
         return inode
 
+    def remember_again(self, number: int) -> Inode:
+        """A known inode, of which the kernel is being told again. Raises NotFound."""
+        inode = self.get(number)
+        self._nlookup[number] += 1
+        return inode
+
+    def remember_parent(self, number: int) -> Inode:
+        """The directory above a known inode, of which the kernel is being told. The root is its own."""
+        inode = self.get(number)
+        root = self.get(ROOT)
+        assert isinstance(root, DirectoryInode)
+        path = inode.info.id.key if isinstance(inode, FileInode) else inode.prefix.removesuffix("/")
+        prefix = path[: path.rfind("/") + 1]
+        if number == ROOT or len(prefix) <= len(root.prefix):
+            return self.remember_again(ROOT)
+        return self.remember(DirectoryEntry(b"..", prefix))
+
     def get(self, number: int) -> Inode:
         """The inode with this number. Raises NotFound where the kernel was never told of it, or has forgotten it."""
         inode = self._inodes.get(number)

@@ -98,18 +98,21 @@ class Listing:
         self._changed.unpark_all()
 
     def settled(self, position: int) -> bool:
-        """Whether ``entry(position)`` returns at once."""
+        """Whether it is known what stands at ``position``: an entry, the end, or what the listing failed with."""
         return position < len(self._order) or not self.loading
 
-    async def entry(self, position: int) -> Entry | None:
-        """The entry at ``position`` as soon as it is final; None past the end. Raises what the listing failed with."""
-        while position >= len(self._order):
-            if self.error is not None:
-                raise self.error.again()
-            if self.complete:
-                return None
+    def entry_nowait(self, position: int) -> Entry | None:
+        """The entry at ``position``, which is settled; None past the end. Raises what the listing failed with."""
+        if position < len(self._order):
+            return self._entry(self._order[position])
+        if self.error is not None:
+            raise self.error.again()
+        return None
+
+    async def wait_settled(self, position: int) -> None:
+        """Return as soon as it is known what stands at ``position``."""
+        while not self.settled(position):
             await self._changed.park()
-        return self._entry(self._order[position])
 
     async def wait_first_page(self) -> None:
         """Return once something is known, or the listing has failed."""

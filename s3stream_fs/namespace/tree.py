@@ -82,6 +82,18 @@ class Tree:
         self._hidden_keys = 0
         self._unreachable_markers = 0
 
+    def lookup_nowait(self, prefix: str, name: bytes) -> Answer | None:
+        """What ``lookup`` says, where a fresh listing tells; None where it takes a request, or more to find out."""
+        listing = self._fresh_listing(prefix)
+        if listing is None:
+            return None
+        entry = listing.find(name)
+        if isinstance(entry, Unknown) or (isinstance(entry, FileEntry) and entry.info.archived):
+            return None
+        self._lookups += 1
+        self._answered_from_listings += 1
+        return Answer(entry, listing.fresh_until)
+
     async def lookup(self, prefix: str, name: bytes) -> Answer:
         """What ``name`` is in the directory ``prefix``. Raises StoreError where the store does not tell."""
         self._lookups += 1

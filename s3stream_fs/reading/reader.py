@@ -52,22 +52,35 @@ class Reader:
 
     async def read(self, object_id: ObjectId, offset: int, size: int) -> memoryview:
         """At most ``size`` bytes at ``offset``, fewer only at the end of the object. Raises StoreError."""
+        view = self.read_nowait(object_id, offset, size)
+        return await self.fetch(object_id, offset, size) if view is None else view
+
+    def read_nowait(self, object_id: ObjectId, offset: int, size: int) -> memoryview | None:
+        """What ``read`` gives, where it is at hand. None where it takes waiting: then go on with ``fetch``."""
         stop = min(offset + size, object_id.size)
         if offset >= stop:
             return memoryview(b"")
         wanted = ByteRange(offset, stop)
         view = self._fetcher.view_nowait(object_id, wanted)
+        if view is None:
+            return None
+        plan = self._plan(object_id, wanted, trio.current_time(), at_hand=True)
+        if plan.ahead:
+            self._fetcher.want_nowait(object_id, plan.ahead, plan.part_nbytes)
+        self._reads += 1
+        self._nbytes_read += len(view)
+        return view
+
+    async def fetch(self, object_id: ObjectId, offset: int, size: int) -> memoryview:
+        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand. Raises StoreError."""
+        wanted = ByteRange(offset, min(offset + size, object_id.size))
         started = trio.current_time()
-        plan = self._plan(object_id, wanted, started, at_hand=view is not None)
-        if view is not None:
-            if plan.ahead:
-                self._fetcher.want_nowait(object_id, plan.ahead, plan.part_nbytes)
-        else:
-            self._reads_that_waited += 1
-            try:
-                view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes)
-            finally:
-                self._seconds_waited += trio.current_time() - started
+        plan = self._plan(object_id, wanted, started, at_hand=False)
+        self._reads_that_waited += 1
+        try:
+            view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes)
+        finally:
+            self._seconds_waited += trio.current_time() - started
         self._reads += 1
         self._nbytes_read += len(view)
         return view

@@ -3,61 +3,15 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
-from s3stream_fs.cache.disk import DiskTierConfig, open_disk_tier
-from s3stream_fs.cache.memory import MemoryTier
+from filesystems import Rig, run_filesystem
 from s3stream_fs.errors import Archived, NameTooLong, NotFound, StoreUnavailable, errno_of
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
-from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes
-from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS, FileSystem, FileSystemConfig
-from s3stream_fs.namespace.inodes import ROOT, InodeTable
-from s3stream_fs.namespace.tree import Tree
-from s3stream_fs.reading.reader import Reader
-from s3stream_fs.reading.stream import ReadAheadConfig
-from s3stream_fs.store.congestion import Congestion
-from s3stream_fs.store.memory import MemoryStore
-
-MIB = 1024 * 1024
-
-
-@dataclass
-class Rig:
-    store: MemoryStore
-    filesystem: FileSystem
-    inodes: InodeTable
-
-    async def walk(self, path: str) -> Attributes:
-        """Look a path up, as a kernel does. Raises NotFound."""
-        attributes = self.filesystem.getattr(ROOT).attributes
-        assert attributes is not None
-        for name in path.split("/"):
-            attributes = (await self.filesystem.lookup(attributes.inode, name.encode())).attributes
-            if attributes is None:
-                raise NotFound(path)
-        return attributes
-
-
-def run(folder: Path, case: Callable[[Rig], Awaitable[None]], *, ttl: float = 60, prefix: str = "") -> None:
-    async def main() -> None:
-        store = MemoryStore()
-        config = FileSystemConfig(AttributeConfig(uid=1, gid=2), ttl, deadline_seconds=30, mounted_at_ns=7)
-        async with open_disk_tier(DiskTierConfig(folder, 0), "x") as disk, trio.open_nursery() as nursery:
-            memory = MemoryTier(64 * MIB)
-            fetcher = Fetcher(store, memory, disk, FetchConfig(), Congestion(16), nursery)
-            reader = Reader(fetcher, ReadAheadConfig(), 64 * MIB)
-            inodes = InodeTable(prefix)
-            tree = Tree(store, ttl_seconds=ttl, nursery=nursery)
-            await case(Rig(store, FileSystem(tree, inodes, reader, disk, config), inodes))
-            nursery.cancel_scope.cancel()
-
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS
+from s3stream_fs.namespace.inodes import ROOT
 
 
 def test_lookup_stat_read(tmp_path: Path) -> None:
@@ -80,7 +34,7 @@ def test_lookup_stat_read(tmp_path: Path) -> None:
         with pytest.raises(NameTooLong):
             await rig.filesystem.lookup(ROOT, b"n" * 256)
 
-    run(tmp_path, case, prefix="p/")
+    run_filesystem(tmp_path, case, prefix="p/")
 
 
 def test_readdir_and_lookup_say_the_same(tmp_path: Path) -> None:
@@ -89,13 +43,15 @@ def test_readdir_and_lookup_say_the_same(tmp_path: Path) -> None:
             rig.store.put(key, b"x")
         listing = rig.filesystem.open_directory(ROOT)
         position = 0
-        while (entry := await rig.filesystem.directory_entry(listing, position)) is not None:
-            listed = rig.filesystem.entry_attributes(entry)
+        await rig.filesystem.wait_settled(listing, 3)
+        while (entry := listing.entry_nowait(position)) is not None:
+            listed = rig.filesystem.show(entry)
+            assert listed.inode == rig.filesystem.number_of(entry)
             assert (await rig.filesystem.lookup(ROOT, entry.name)).attributes == listed
             position += 1
         assert position == 3
 
-    run(tmp_path, case)
+    run_filesystem(tmp_path, case)
 
 
 @pytest.mark.parametrize(("ttl", "valid"), [(0.0, 0.0), (60.0, 60.0), (float("inf"), FOREVER_SECONDS)])
@@ -107,7 +63,7 @@ def test_kernel_may_keep_names_for_the_time_to_live(tmp_path: Path, ttl: float, 
         await trio.sleep(45)
         assert (await rig.filesystem.lookup(ROOT, b"a")).valid_seconds == (15 if ttl == 60 else valid)
 
-    run(tmp_path, case, ttl=ttl)
+    run_filesystem(tmp_path, case, ttl=ttl)
 
 
 def test_forgotten_inodes_are_gone_and_come_back_the_same(tmp_path: Path) -> None:
@@ -120,7 +76,7 @@ def test_forgotten_inodes_are_gone_and_come_back_the_same(tmp_path: Path) -> Non
         assert (await rig.walk("a")).inode == number
         assert rig.inodes.statistics().remembered == 2
 
-    run(tmp_path, case)
+    run_filesystem(tmp_path, case)
 
 
 def test_archived(tmp_path: Path) -> None:
@@ -132,7 +88,7 @@ def test_archived(tmp_path: Path) -> None:
             rig.filesystem.open(found.inode)
         assert errno_of(caught.value) == 13
 
-    run(tmp_path, case)
+    run_filesystem(tmp_path, case)
 
 
 def test_no_operation_outlasts_its_deadline(tmp_path: Path) -> None:
@@ -146,12 +102,12 @@ def test_no_operation_outlasts_its_deadline(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             await rig.filesystem.lookup(ROOT, b"b")
         with pytest.raises(StoreUnavailable):
-            await rig.filesystem.directory_entry(rig.filesystem.open_directory(ROOT), 0)
+            await rig.filesystem.wait_settled(rig.filesystem.open_directory(ROOT), 0)
         assert trio.current_time() - started == 90
         rig.store.gate.set()
         assert await rig.filesystem.read(number, 0, 10) == b"x" * 10
 
-    run(tmp_path, case)
+    run_filesystem(tmp_path, case)
 
 
 def test_extended_attributes(tmp_path: Path) -> None:
@@ -166,4 +122,4 @@ def test_extended_attributes(tmp_path: Path) -> None:
         }
         assert rig.filesystem.xattrs(ROOT) == {}
 
-    run(tmp_path, case)
+    run_filesystem(tmp_path, case)

@@ -33,9 +33,14 @@ def run(
     return store
 
 
+async def entry_at(listing: Listing, position: int) -> Entry | None:
+    await listing.wait_settled(position)
+    return listing.entry_nowait(position)
+
+
 async def entries(listing: Listing) -> list[Entry]:
     found: list[Entry] = []
-    while (entry := await listing.entry(len(found))) is not None:
+    while (entry := await entry_at(listing, len(found))) is not None:
         found.append(entry)
     return found
 
@@ -117,7 +122,7 @@ def test_first_entries_are_served_while_later_pages_load() -> None:
         for number in range(10):
             store.put(f"k{number}", b"x")
         listing = tree.open_listing("")
-        assert (await listing.entry(0)) is not None
+        assert (await entry_at(listing, 0)) is not None
         store.gate = trio.Event()  # the pages after those that are already on their way
         await wait_all_tasks_blocked()
         assert listing.loading
@@ -210,7 +215,7 @@ def test_a_listing_is_shared_and_survives_who_asked_first() -> None:
         store.put("a", b"x")
         store.gate = trio.Event()
         with trio.move_on_after(1):
-            await tree.open_listing("").entry(0)
+            await entry_at(tree.open_listing(""), 0)
         listing = tree.open_listing("")
         store.gate.set()
         assert len(await entries(listing)) == 1
@@ -253,7 +258,7 @@ def test_failed_listing_is_told_to_all_and_asked_again() -> None:
         listing = tree.open_listing("")
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
-                await listing.entry(0)
+                await entry_at(listing, 0)
         assert len(await entries(tree.open_listing(""))) == 1
 
     run(case)

@@ -1,0 +1,118 @@
+"""Replies: what the file system says, laid out for the kernel. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from s3stream_fs.bindings.native.protocol import (
+    ATTR,
+    ATTR_OUT,
+    DIRENT,
+    ENTRY_OUT,
+    STATFS_OUT,
+    STATX,
+    STATX_OUT,
+    padded,
+)
+from s3stream_fs.filesystem.attributes import CAPACITY, PREFERRED_IO_NBYTES, Attributes
+from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS, Found
+from s3stream_fs.types import NANOSECONDS
+
+_FOREVER: Final = int(FOREVER_SECONDS)
+_NO_ATTRIBUTES: Final = bytes(ATTR.size)
+
+_STATX_BASIC_STATS: Final = 0x7FF
+_STATX_BTIME: Final = 0x800
+
+
+def attr(attributes: Attributes) -> bytes:
+    """A fuse_attr."""
+    seconds, nanoseconds = divmod(attributes.mtime_ns, NANOSECONDS)
+    return ATTR.pack(
+        attributes.inode,
+        attributes.size,
+        attributes.nblocks,
+        seconds,
+        seconds,
+        seconds,
+        nanoseconds,
+        nanoseconds,
+        nanoseconds,
+        attributes.mode,
+        1,  # for directories too: it says that the number of sub-directories is not known
+        attributes.uid,
+        attributes.gid,
+        0,
+        PREFERRED_IO_NBYTES,
+        0,
+    )
+
+
+def entry(found: Found) -> bytes:
+    """A fuse_entry_out. Inode 0 with a time to live: the kernel remembers that the name is absent."""
+    seconds = int(found.valid_seconds)
+    nanoseconds = int((found.valid_seconds - seconds) * NANOSECONDS)
+    attributes = found.attributes
+    if attributes is None:
+        return ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + _NO_ATTRIBUTES
+    # A name may come to mean something else; the attributes of what it means now belong to the inode, for ever.
+    return ENTRY_OUT.pack(attributes.inode, 0, seconds, _FOREVER, nanoseconds, 0) + attr(attributes)
+
+
+def attributes(found: Attributes) -> bytes:
+    """A fuse_attr_out."""
+    return ATTR_OUT.pack(_FOREVER, 0) + attr(found)
+
+
+def statx(found: Attributes) -> bytes:
+    """A fuse_statx_out. An object has one time, at which it was made and changed."""
+    time = (*divmod(found.mtime_ns, NANOSECONDS), 0)
+    return STATX_OUT.pack(_FOREVER, 0) + STATX.pack(
+        _STATX_BASIC_STATS | _STATX_BTIME,
+        PREFERRED_IO_NBYTES,
+        0,
+        1,
+        found.uid,
+        found.gid,
+        found.mode,
+        0,
+        found.inode,
+        found.size,
+        found.nblocks,
+        0,
+        *time,
+        *time,
+        *time,
+        *time,
+        *[0] * 4,
+    )
+
+
+def statfs() -> bytes:
+    """A fuse_statfs_out."""
+    return STATFS_OUT.pack(
+        CAPACITY.nblocks,
+        CAPACITY.nblocks,
+        CAPACITY.nblocks,
+        CAPACITY.nfiles,
+        CAPACITY.nfiles,
+        CAPACITY.block_nbytes,
+        CAPACITY.name_max,
+        CAPACITY.block_nbytes,
+    )
+
+
+def dirent_nbytes(name: bytes, plus: bool) -> int:
+    """The size of a fuse_dirent or fuse_direntplus with its name and padding."""
+    return padded(DIRENT.size + len(name) + (ENTRY_OUT.size + ATTR.size if plus else 0))
+
+
+def dirent(number: int, mode: int, name: bytes, next_offset: int) -> bytes:
+    """A fuse_dirent. ``next_offset`` is where a reader goes on behind it."""
+    record = DIRENT.pack(number, next_offset, len(name), mode >> 12) + name
+    return record.ljust(padded(len(record)), b"\0")
+
+
+def direntplus(found: Found, number: int, mode: int, name: bytes, next_offset: int) -> bytes:
+    """A fuse_direntplus. With nothing found the kernel takes the name alone, and counts no lookup."""
+    return entry(found) + dirent(number, mode, name, next_offset)

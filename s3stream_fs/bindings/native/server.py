@@ -1,0 +1,212 @@
+"""The loop that answers the kernel: reads requests from the device, has each answered, writes the replies.
+
+Owns the descriptor's traffic and the tasks of requests that have to wait. Whatever a request says or a handler raises,
+the kernel gets one reply and the mount goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from s3stream_fs.bindings.native.negotiation import Agreement, TooOld, agree, reply_to_init
+from s3stream_fs.bindings.native.operations import REFUSED, Body, Operations
+from s3stream_fs.bindings.native.protocol import IN_HEADER, INTERRUPT_IN, OUT_HEADER, UNANSWERED, Opcode
+from s3stream_fs.errors import S3StreamError, UsageError, errno_of
+
+log = logging.getLogger(__name__)
+
+_REQUEST_NBYTES: Final = 64 * 1024
+"""Room for one request. The kernel wants 8 KiB at least; more lets it forget 4,000 inodes at once."""
+
+_IN_A_ROW: Final = 64
+"""Requests that are answered before other tasks get their turn."""
+
+_MAX_WAITING: Final = 4096
+"""Requests that wait for S3 at once, at some 5 kB each; above this they queue in the kernel."""
+
+_GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
+"""What the device says once the mount is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """``open_mode`` says what becomes of an open at present, and why; ``passed_through`` files are read by the kernel
+    itself. ``waited`` requests took waiting, ``interrupted`` of those were given up by whoever made them, ``refused``
+    made no sense."""
+
+    binding: str
+    protocol: str
+    open_mode: str
+    passed_through: int
+    requests: int
+    waited: int
+    interrupted: int
+    refused: int
+
+
+class Server:
+    def __init__(self, fd: int, operations: Operations) -> None:
+        self._fd = fd
+        self._operations = operations
+        self._buffer = bytearray(_REQUEST_NBYTES)
+        self._view = memoryview(self._buffer)
+        self._waiting: dict[int, trio.CancelScope] = {}
+        """Requests that wait, by their unique number."""
+        self._fewer_wait = trio.lowlevel.ParkingLot()
+        self._agreement: Agreement | None = None
+        self._failure: UsageError | None = None
+        """Why this kernel and this side do not come together."""
+        self._requests = 0
+        self._waited = 0
+        self._interrupted = 0
+        self._refused = 0
+
+    async def serve(self) -> None:
+        """See Session."""
+        async with trio.open_nursery() as nursery:
+            in_a_row = 0
+            while True:
+                try:
+                    nbytes = os.readv(self._fd, [self._buffer])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._fd)
+                    in_a_row = 0
+                    continue
+                except OSError as error:
+                    if error.errno in _GONE:
+                        break
+                    if error.errno in (errno.ENOENT, errno.EINTR):
+                        continue  # the request was given up while it was being read
+                    raise
+                if nbytes == 0:
+                    break  # the other end of a socket, which stands for the device in tests, was closed
+                self._requests += 1
+                self._answer(self._view[:nbytes], nursery)
+                if self._failure is not None:
+                    raise self._failure
+                in_a_row += 1
+                if in_a_row >= _IN_A_ROW:
+                    await trio.lowlevel.checkpoint()
+                    in_a_row = 0
+                while len(self._waiting) >= _MAX_WAITING:
+                    await self._fewer_wait.park()
+            nursery.cancel_scope.cancel()
+
+    def statistics(self) -> ServerStatistics:
+        return ServerStatistics(
+            binding="native",
+            protocol="" if self._agreement is None else f"7.{self._agreement.minor}",
+            open_mode=self._operations.explanation(),
+            passed_through=self._operations.passed_through(),
+            requests=self._requests,
+            waited=self._waited,
+            interrupted=self._interrupted,
+            refused=self._refused,
+        )
+
+    def _answer(self, request: memoryview, nursery: trio.Nursery) -> None:
+        """Answer one request, now or in a task. Raises nothing."""
+        if len(request) < IN_HEADER.size:
+            log.error("the kernel sent a request of %d bytes", len(request))
+            return
+        nbytes, opcode, unique, number, extension = IN_HEADER.unpack_from(request)
+        if nbytes != len(request):
+            log.error("the kernel sent a request of %d bytes that says %d", len(request), nbytes)
+            self._reply(unique, errno.EIO, b"")
+            return
+        body = request[IN_HEADER.size : nbytes - 8 * extension]
+        try:
+            if opcode == Opcode.INTERRUPT:
+                self._interrupt(body)
+                return
+            if opcode == Opcode.INIT:
+                self._reply(unique, 0, self._init(body))
+                return
+            handler = self._operations.handlers.get(opcode)
+            if handler is None:
+                self._reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
+                return
+            reply = handler(number, body)
+        except Exception as error:
+            code = self._code_of(error, opcode)
+            if opcode not in UNANSWERED:
+                self._reply(unique, code, b"")
+            return
+        if reply is None:
+            return
+        if isinstance(reply, bytes | memoryview):
+            self._reply(unique, 0, reply)
+        else:
+            self._waited += 1
+            scope = self._waiting[unique] = trio.CancelScope()
+            nursery.start_soon(self._answer_later, unique, opcode, reply, scope)
+
+    async def _answer_later(self, unique: int, opcode: int, reply: Awaitable[Body], scope: trio.CancelScope) -> None:
+        code = errno.EINTR
+        body: Body = b""
+        try:
+            with scope:
+                try:
+                    code, body = 0, await reply
+                except Exception as error:
+                    code = self._code_of(error, opcode)
+        finally:
+            del self._waiting[unique]
+            self._fewer_wait.unpark()
+        self._interrupted += scope.cancelled_caught
+        self._reply(unique, code, body)
+
+    def _init(self, body: memoryview) -> bytes:
+        try:
+            self._agreement = agree(body, privileged=os.geteuid() == 0)
+        except TooOld as error:
+            self._failure = UsageError(str(error))
+            raise OSError(errno.EPROTO, str(error)) from None
+        if self._agreement is not None:
+            try:
+                self._operations.agreed(self._agreement)
+            except UsageError as error:
+                self._failure = error
+            log.debug("agreed on FUSE 7.%d, %r", self._agreement.minor, self._agreement.taken)
+        return reply_to_init(self._agreement)
+
+    def _interrupt(self, body: memoryview) -> None:
+        """Whoever made a request was killed, or got a signal. One that was answered meanwhile is not there."""
+        (unique,) = INTERRUPT_IN.unpack_from(body)
+        scope = self._waiting.get(unique)
+        if scope is not None:
+            scope.cancel()
+
+    def _code_of(self, error: Exception, opcode: int) -> int:
+        if isinstance(error, S3StreamError):
+            return errno_of(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        self._refused += 1
+        if isinstance(error, struct.error):
+            log.error("the kernel sent operation %d in a form that makes no sense: %s", opcode, error)
+            return errno.EINVAL
+        log.error("bug: operation %d", opcode, exc_info=error)
+        return errno.EIO
+
+    def _reply(self, unique: int, code: int, body: Body) -> None:
+        header = OUT_HEADER.pack(OUT_HEADER.size + len(body), -code, unique)
+        try:
+            if len(body) == 0:
+                os.write(self._fd, header)
+            else:
+                os.writev(self._fd, (header, body))
+        except OSError as error:
+            # Given up by whoever made it, or the mount is gone: nobody waits for it.
+            if error.errno != errno.ENOENT and error.errno not in _GONE:
+                log.error("the kernel does not take a reply of %d bytes: %s", len(body), error)
+                if code == 0:
+                    self._reply(unique, errno.EIO, b"")
