@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
@@ -63,9 +63,12 @@ class Pipe:
             self._descriptor = -1
 
 
-def run_in_background(daemon: Callable[[Pipe], ExitCode], *, waiting_for: str, log_file: Path | None) -> None:
+def run_in_background(
+    daemon: Callable[[Pipe], ExitCode], *, waiting_for: str, log_file: Path | None, keep: Sequence[int] = ()
+) -> None:
     """Fork; the child runs ``daemon``, which tells through its Pipe how the start went, and ends with what it returns.
 
+    ``keep`` are descriptors that stay open in the child.
     Returns in the parent once the child is ready. Raises ExitError with the child's own line where it is not, and
     KeyboardInterrupt, the child being gone, for Ctrl-C.
     """
@@ -76,7 +79,7 @@ def run_in_background(daemon: Callable[[Pipe], ExitCode], *, waiting_for: str, l
     if child == 0:
         code = ExitCode.BUG
         try:
-            _detach(keep=sending)
+            _detach(keep={sending, *keep})
             code = daemon(Pipe(sending))
         except BaseException:
             # ``daemon`` has its own net; what falls through is told by the silence of the pipe.
@@ -103,7 +106,7 @@ def run_in_background(daemon: Callable[[Pipe], ExitCode], *, waiting_for: str, l
         raise ExitError(told["line"], ExitCode(told["code"]))
 
 
-def _detach(keep: int) -> None:
+def _detach(keep: Set[int]) -> None:
     """Leave the terminal, the folder, and all descriptors of the command, whose reader would wait for their end."""
     os.setsid()
     os.umask(0o077)
@@ -115,7 +118,7 @@ def _detach(keep: int) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != keep:
+        if int(name) > 2 and int(name) not in keep:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(int(name))
     # What a command started with "nohup" or "&" ignores, a daemon must not.

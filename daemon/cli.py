@@ -32,7 +32,15 @@ from s3stream_daemon.exits import (
 from s3stream_daemon.folders import check_cache_folder, current_folders
 from s3stream_daemon.logs import configure_logs, prepare_log_folder
 from s3stream_daemon.memory import allowed_memory_nbytes, read_text
-from s3stream_daemon.mountpoint import check_fuse, check_mountpoint, is_dead, mount_at, read_mounts, unmount
+from s3stream_daemon.mountpoint import (
+    check_descriptor,
+    check_fuse,
+    check_mountpoint,
+    is_dead,
+    mount_at,
+    read_mounts,
+    unmount,
+)
 from s3stream_daemon.options import BY_NAME, OPTIONS, Option
 from s3stream_daemon.settings import CONFIG_VARIABLE, Given, find_config_file, from_mount_options, merge
 from s3stream_fs import __version__
@@ -87,8 +95,11 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
     config_file = find_config_file(arguments.config, os.environ, folders.configs)
     host = Host(os.getuid(), os.getgid(), folders, allowed_memory_nbytes(read_text), free_nbytes)
     config = build(merge(arguments.given, os.environ, config_file), host)
-    check_mountpoint(config.mountpoint, read_mounts())
-    check_fuse(config.allow_other, uid=os.geteuid())
+    if config.descriptor is None:
+        check_mountpoint(config.mountpoint, read_mounts())
+        check_fuse(config.allow_other, uid=os.geteuid())
+    else:
+        check_descriptor(config.descriptor)
     check_cache_folder(config.disk.directory, config.mountpoint)
     prepare_log_folder(config.log_file, folders.logs)
     if config.foreground:
@@ -109,7 +120,8 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
             return code
         return ExitCode.OK
 
-    background.run_in_background(daemon, waiting_for=str(config.source), log_file=config.log_file)
+    keep = () if config.descriptor is None else (config.descriptor,)
+    background.run_in_background(daemon, waiting_for=str(config.source), log_file=config.log_file, keep=keep)
     return ExitCode.OK
 
 

@@ -17,6 +17,7 @@ from s3stream_daemon.memory import default_memory_limit_nbytes, disk_queue_nbyte
 from s3stream_daemon.options import MIN_CACHE_NBYTES
 from s3stream_daemon.settings import Settings
 from s3stream_daemon.source import Source, parse_source
+from s3stream_fs.bindings.device import descriptor_of
 from s3stream_fs.bindings.native.opening import OpenMode
 from s3stream_fs.cache.disk import DiskTierConfig
 from s3stream_fs.filesystem.attributes import AttributeConfig
@@ -32,11 +33,13 @@ _DEFAULT_CACHE_SHARE: Final = 10
 class MountConfig:
     """All that ``serve.run`` needs. Paths are absolute, since the daemon leaves the folder it was started in.
 
+    ``descriptor`` is N where the mount point is ``/dev/fd/N``: a mount that somebody else has made.
     ``log_file`` is None where only standard error gets the log.
     """
 
     source: Source
     mountpoint: Path
+    descriptor: int | None
     store: S3Config
     disk: DiskTierConfig
     memory_limit_nbytes: int
@@ -75,6 +78,9 @@ def build(settings: Settings, host: Host) -> MountConfig:
             "--no-sign-request sends no credentials, so that --profile means nothing; leave one of them out"
         )
     mountpoint = mountpoint_of(settings)
+    descriptor = descriptor_of(mountpoint)
+    if descriptor is not None and value["binding"] != "native":
+        raise ExitError(f"{mountpoint} is a descriptor, which only --binding native takes")
     foreground = bool(value["foreground"])
     cache_folder = _path(value["cache_dir"]) or host.folders.cache
     log_file = _path(value["log_file"])
@@ -88,6 +94,7 @@ def build(settings: Settings, host: Host) -> MountConfig:
     return MountConfig(
         source=source,
         mountpoint=mountpoint,
+        descriptor=descriptor,
         store=S3Config(
             bucket=source.bucket,
             endpoint_url=_optional_text(value["endpoint_url"]),
@@ -136,6 +143,8 @@ def canonical(text: str) -> Path:
     Never stats the last component: where that is a mount whose daemon hangs, the answer would not come.
     """
     path = Path(text).expanduser().absolute()
+    if descriptor_of(path) is not None:
+        return path
     if path == Path("/") or path.name == "..":
         return Path(os.path.realpath(path))
     try:

@@ -17,7 +17,7 @@ from typing import Final
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_fs.bindings import SUBTYPE
-from s3stream_fs.bindings.device import DEVICE, NoFusermount, detach
+from s3stream_fs.bindings.device import DEVICE, NoFusermount, detach, is_fuse_device
 
 FILESYSTEM_TYPES: Final = (f"fuse.{SUBTYPE}",)
 """How the kernel's mount table calls our mounts: FUSE's subtype, which the binding sets."""
@@ -129,6 +129,16 @@ def check_fuse(allow_other: bool, *, uid: int, device: Path = DEVICE, fuse_conf:
     if allow_other and not _user_allow_other(fuse_conf):
         raise ExitError(
             f"--allow-other needs the line user_allow_other in {fuse_conf}; add it or leave the option out", code
+        )
+
+
+def check_descriptor(fd: int) -> None:
+    """Raise ExitError unless ``fd`` is open and one of /dev/fuse."""
+    if not is_fuse_device(fd):
+        raise ExitError(
+            f"/dev/fd/{fd} is no open descriptor of {DEVICE}; whoever starts this has to open it, mount with fd={fd}, "
+            "and pass it on",
+            ExitCode.FUSE,
         )
 
 

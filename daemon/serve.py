@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -133,9 +132,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
         with answering:
             async with trio.open_nursery() as kernel:
                 kernel.start_soon(_serve_kernel, session)
-                # Answered once the kernel and the binding have agreed on everything (INIT): now it can be used, and
-                # settings of the mount stay as they are set.
-                await trio.to_thread.run_sync(os.statvfs, config.mountpoint, abandon_on_cancel=True)
+                await session.wait_ready()
                 tune_kernel(config.mountpoint, background=config.binding == "pyfuse3")
                 log.info("mounted %s on %s", source, config.mountpoint)
                 notify("READY=1")

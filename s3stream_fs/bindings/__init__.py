@@ -17,5 +17,8 @@ class Session(Protocol):
         Cancelling it leaves the requests that it was handling unanswered; taking the mount down then fails them.
         """
 
+    async def wait_ready(self) -> None:
+        """Return once kernel and binding have agreed on everything, and the mount can be used."""
+
     def statistics(self) -> object:
         """A frozen dataclass with plain values."""

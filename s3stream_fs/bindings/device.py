@@ -9,6 +9,7 @@ import array
 import ctypes
 import logging
 import os
+import re
 import select
 import shutil
 import socket
@@ -25,6 +26,8 @@ from s3stream_fs.bindings import SUBTYPE
 log = logging.getLogger(__name__)
 
 DEVICE: Final = Path("/dev/fuse")
+
+_DEVICE_NUMBER: Final = os.makedev(10, 229)
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
@@ -53,13 +56,37 @@ def escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace(",", r"\,")
 
 
+def descriptor_of(mountpoint: Path) -> int | None:
+    """N of ``/dev/fd/N``: a descriptor of a mount that somebody with more rights has made. None for other paths."""
+    match = re.fullmatch(r"/dev/fd/([0-9]{1,9})", str(mountpoint), re.ASCII)
+    return None if match is None else int(match[1])
+
+
+def is_fuse_device(fd: int) -> bool:
+    """Whether a descriptor is open and one of the device."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE_NUMBER
+
+
 @contextmanager
 def mounted_device(mountpoint: Path, options: MountOptions) -> Iterator[int]:
     """A non-blocking descriptor of a mount at ``mountpoint``, for the time of the context.
 
     Raises OSError, NoFusermount, and subprocess.TimeoutExpired where fusermount3 does not answer.
-    At its end the mount is taken away, even a busy one; whoever has files open on it gets ENOTCONN from then on.
+    At its end the mount is taken away, even a busy one; whoever has files open on it gets ENOTCONN from then on. Of a
+    mount that was made by somebody else the descriptor is closed, with the same effect; the mount is theirs.
     """
+    given = descriptor_of(mountpoint)
+    if given is not None:
+        os.set_blocking(given, False)
+        try:
+            yield given
+        finally:
+            os.close(given)
+        return
     as_root = os.geteuid() == 0
     fd = _mount_as_root(mountpoint, options) if as_root else _mount_by_fusermount(mountpoint, options)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 
 from s3stream_fs.bindings import SUBTYPE, Session
 from s3stream_fs.bindings.device import MountOptions, escaped
@@ -200,8 +202,15 @@ class Pyfuse3Statistics:
 class _Pyfuse3Session:
     """See Session. pyfuse3 knows one mount per process."""
 
+    def __init__(self, mountpoint: Path) -> None:
+        self._mountpoint = mountpoint
+
     async def serve(self) -> None:
         await pyfuse3.main(min_tasks=8, max_tasks=_MAX_TASKS)
+
+    async def wait_ready(self) -> None:
+        # Answered after INIT, of which libfuse does not tell.
+        await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
 
     def statistics(self) -> Pyfuse3Statistics:
         return Pyfuse3Statistics()
@@ -220,7 +229,7 @@ async def mounted(filesystem: FileSystem, mountpoint: Path, options: MountOption
             f"cannot mount on {mountpoint}: FUSE refused ({error}); see the lines above or dmesg"
         ) from None
     try:
-        yield _Pyfuse3Session()
+        yield _Pyfuse3Session(mountpoint)
     finally:
         # Detaches even a busy mount; whoever has files open on it gets ENOTCONN from then on.
         pyfuse3.close(unmount=True)

@@ -18,7 +18,7 @@ from typing import Literal
 import pytest
 
 from conftest import Mounted
-from mounting import Mount, MountFailed
+from mounting import COMMAND, CommandLine, Mount, MountFailed
 from s3server import S3Server
 
 MIB = 1024 * 1024
@@ -213,3 +213,41 @@ def test_mode_that_the_machine_does_not_allow_is_refused_before_it_is_mounted(
 ) -> None:
     with pytest.raises(MountFailed, match="open-mode must be one of"):
         mounted(server, bucket, open_mode="fast")
+
+
+def test_a_mount_made_by_somebody_else_is_served_through_its_descriptor(
+    server: S3Server, cli: CommandLine, short_path: Path, bucket: str
+) -> None:
+    """As in a container without rights: whoever has them opens the device, mounts, and passes the descriptor on."""
+    server.put(bucket, "file", DATA[:1000])
+    path = short_path / "made"
+    path.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        words = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+        assert libc.mount(b"made", bytes(path), b"fuse.s3stream", 1, words) == 0, os.strerror(ctypes.get_errno())
+        command = [*COMMAND, "mount", "--foreground", f"s3://{bucket}", f"/dev/fd/{fd}", "--endpoint-url", server.url]
+        process = subprocess.Popen(
+            [*command, "--cache-dir", str(short_path / "cache"), "--log-file", str(short_path / "log")],
+            env=cli.environment,
+            pass_fds=[fd],
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(fd)
+    try:
+        assert (path / "file").read_bytes() == DATA[:1000]
+        done = cli.run("stats", f"/dev/fd/{fd}", "--json")
+        assert '"mountpoint": "/dev/fd/' in done.stdout
+    finally:
+        assert libc.umount2(bytes(path), 0) == 0
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"ERROR" not in log
+
+
+def test_a_descriptor_that_is_none_is_refused(server: S3Server, cli: CommandLine, bucket: str) -> None:
+    done = cli.run("mount", f"s3://{bucket}", "/dev/fd/99", "--endpoint-url", server.url)
+    assert done.returncode == 6
+    assert "/dev/fd/99 is no open descriptor of /dev/fuse" in done.stderr

@@ -62,6 +62,7 @@ class Server:
         """Requests that wait, by their unique number."""
         self._fewer_wait = trio.lowlevel.ParkingLot()
         self._agreement: Agreement | None = None
+        self._ready = trio.Event()
         self._failure: UsageError | None = None
         """Why this kernel and this side do not come together."""
         self._requests = 0
@@ -98,7 +99,12 @@ class Server:
                     in_a_row = 0
                 while len(self._waiting) >= _MAX_WAITING:
                     await self._fewer_wait.park()
+            self._ready.set()  # if only to be taken down again
             nursery.cancel_scope.cancel()
+
+    async def wait_ready(self) -> None:
+        """See Session."""
+        await self._ready.wait()
 
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
@@ -129,6 +135,8 @@ class Server:
                 return
             if opcode == Opcode.INIT:
                 self._reply(unique, 0, self._init(body))
+                if self._agreement is not None and self._failure is None:
+                    self._ready.set()
                 return
             handler = self._operations.handlers.get(opcode)
             if handler is None:
