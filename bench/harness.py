@@ -95,7 +95,7 @@ class Harness:
                     found.append(measured)
                     if variant is Variant.COLD and measured.outcome is not None:
                         # Warm is what was read before: a slow contestant may have come to a part only.
-                        load = load.first(measured.outcome.nfiles, measured.outcome.nreads)
+                        load = (scenario.warm_load or load).first(measured.outcome.nfiles, measured.outcome.nreads)
             finally:
                 mounted.unmount()
         except (ContestantFailed, LoadFailed, OSError) as error:
@@ -111,7 +111,9 @@ class Harness:
             if variant is Variant.REMOUNT:
                 self._server.reset()
                 mounted.remount()
-        if variant is not Variant.MEMORY:
+        if variant is Variant.NAMES:
+            machine.drop_names()
+        elif variant is not Variant.MEMORY:
             machine.drop_page_cache()  # cold too: a local folder has just been written
 
     def _load(self, scenario: Scenario, load: Load, mounted: Mounted, blank: Measurement) -> Measurement:

@@ -18,6 +18,7 @@ class Via(StrEnum):
     SHARED_DESCRIPTOR = "shared-descriptor"  # jobs of one file share one open descriptor
     PARQUET = "parquet"
     NPZ = "npz"
+    WALK = "walk"  # a stat of each file, and before the first of a folder a listing of it; nothing is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Load:
 
     ``folders`` are listed before the clock starts, as a training program lists its data set. With ``Via.PARQUET`` and
     ``Via.NPZ`` the library decides what is read: the jobs hold no reads, ``columns`` are the columns asked for, and
-    the values are compared with those of the same file below ``originals``.
+    the values are compared with those of the same file below ``originals``. Without ``compare`` bytes are only counted:
+    where the comparison would take longer than the read, a variant before has compared the same ones.
     """
 
     jobs: tuple[Job, ...]
@@ -45,6 +47,7 @@ class Load:
     limit_seconds: float = 20.0
     columns: tuple[str, ...] = ()
     originals: str = ""
+    compare: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +77,7 @@ class Load:
             data["limit_seconds"],
             tuple(data["columns"]),
             data["originals"],
+            data["compare"],
         )
 
 

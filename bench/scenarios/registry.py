@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from bench.scenarios import formats, jumps, small, streams
+from bench.scenarios import epochs, formats, jumps, small, streams
 from bench.scenarios.scenario import Scenario, Variant
 
 QUICK: Final = (
@@ -34,14 +34,20 @@ def scenarios(quick: bool, originals: Path, limit_seconds: float | None = None) 
     found = [
         *streams.scenarios(quick),
         *small.scenarios(quick),
+        *epochs.scenarios(quick),
         *jumps.scenarios(quick),
         *formats.scenarios(quick, originals),
     ]
     if limit_seconds is None and quick:
         limit_seconds = QUICK_LIMIT_SECONDS
     if limit_seconds is not None:
-        found = [replace(one, load=replace(one.load, limit_seconds=limit_seconds)) for one in found]
+        found = [_limited(one, limit_seconds) for one in found]
     return found
+
+
+def _limited(scenario: Scenario, seconds: float) -> Scenario:
+    warm = None if scenario.warm_load is None else replace(scenario.warm_load, limit_seconds=seconds)
+    return replace(scenario, load=replace(scenario.load, limit_seconds=seconds), warm_load=warm)
 
 
 def choose(found: Sequence[Scenario], patterns: Sequence[str]) -> list[Scenario]:

@@ -21,6 +21,7 @@ class Variant(StrEnum):
 
     COLD = ""
     MEMORY = "memory"  # again at once
+    NAMES = "names"  # again without the kernel's names and inodes: each has to be looked up anew
     NVME = "nvme"  # again without the kernel's pages: the contestant's cache on disk answers, or its memory
     REMOUNT = "remount"  # again after an unmount and a mount over the same cache folder
 
@@ -30,7 +31,7 @@ class Scenario:
     """``trees`` are what the simulated S3 holds, as its ``--tree`` takes them; ``files`` are keys of real files.
 
     ``preset`` None leaves the latency to the command line. ``settle_seconds`` pass between the end of the load and the
-    counting of what was fetched.
+    counting of what was fetched. ``warm_load`` is what the warm variants do instead, on the same files.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scenario:
     max_rate: float | None = None
     settle_seconds: float = 0.0
     variants: tuple[Variant, ...] = (Variant.COLD,)
+    warm_load: Load | None = None
 
     def row(self, variant: Variant) -> str:
         """The name of a variant's results."""
