@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -38,18 +38,16 @@ class S3Store:
         self._lists = 0
         self._gets = 0
         self._nbytes_received = 0
-        self._errors = 0
-        self._throttled = 0
-        self._in_flight = 0
+        self._counting = _Counting()
 
     async def head(self, key: str) -> ObjectInfo:
         self._heads += 1
-        with self._counted():
+        with self._counting:
             return await self._control.head(key)
 
     async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
         self._lists += 1
-        with self._counted():
+        with self._counting:
             return await self._control.list_page(prefix, token, limit)
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
@@ -59,7 +57,7 @@ class S3Store:
 
         self._gets += 1
         plane = self._data if self._data is not None and _data_plane_takes(object_id.key) else self._control
-        with self._counted():
+        with self._counting:
             await plane.get_range(object_id, byte_range, counted)
 
     def statistics(self) -> S3Statistics:
@@ -68,22 +66,30 @@ class S3Store:
             lists=self._lists,
             gets=self._gets,
             nbytes_received=self._nbytes_received,
-            errors=self._errors,
-            throttled=self._throttled,
-            in_flight=self._in_flight,
+            errors=self._counting.errors,
+            throttled=self._counting.throttled,
+            in_flight=self._counting.in_flight,
         )
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._in_flight += 1
-        try:
-            yield
-        except StoreError as error:
-            self._errors += 1
-            self._throttled += isinstance(error, Throttled)
-            raise
-        finally:
-            self._in_flight -= 1
+
+class _Counting:
+    """``with`` it around a request, any number of times at once: counts what is under way and what failed."""
+
+    __slots__ = ("errors", "in_flight", "throttled")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.errors = 0
+        self.throttled = 0
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        self.in_flight -= 1
+        if kind is not None and issubclass(kind, StoreError):
+            self.errors += 1
+            self.throttled += issubclass(kind, Throttled)
 
 
 @asynccontextmanager
