@@ -69,7 +69,7 @@ class ObjectId:
     size: int
 
     def __hash__(self) -> int:
-        # A string keeps its hash, and a key hardly ever has two versions here. Hashing all three took three times as long.
+        # A string keeps its hash, and a key hardly ever has two versions here. Hashing all three takes three times that.
         return hash(self.key)
 
     @property
