@@ -69,7 +69,7 @@ class ObjectId:
     size: int
 
     def __hash__(self) -> int:
-        # A string keeps its hash, and a key hardly ever has two versions here. Hashing all three takes three times that.
+        # A string keeps its hash, and a key hardly ever has two versions here: a third of the time of hashing all.
         return hash(self.key)
 
     @property
