@@ -110,6 +110,12 @@ def _mib_per_random_4k(results: Results) -> float:
 UNHEDGED: Final = f"{OURS}-unhedged"
 """What hedging is compared with: to be given to the command line, as in ``--variant unhedged=WORDS``."""
 
+PYFUSE3: Final = f"{OURS}-pyfuse3"
+"""What the native binding is compared with: ``--variant pyfuse3=--binding=pyfuse3``."""
+
+PASSTHROUGH: Final = f"{OURS}-passthrough"
+"""Complete files read by the kernel: ``--variant passthrough=--open-mode=passthrough``."""
+
 TARGETS: Final = (
     Target("one cold sequential stream", _rate("sequential"), 800, "MiB/s"),
     Target(
@@ -139,4 +145,17 @@ TARGETS: Final = (
         "times",
     ),
     Target("files/s where 1,000 requests/s are allowed", _rate("throttled"), 0.9 * THROTTLED_RATE, "files/s"),
+    Target("epoch from the kernel's pages, files of 100 KB", _rate("epoch@memory"), 30_000, "files/s"),
+    Target("the same, of a local folder", _ratio(_rate("epoch@memory"), _rate("epoch@memory", "local")), 0.7, ""),
+    Target("CPU per file of it", _of("epoch@memory", lambda one: one.cpu_per_unit), 2, "µs", False),
+    Target("walk with stat, of a local folder", _ratio(_rate("walk@memory"), _rate("walk@memory", "local")), 0.7, ""),
+    Target("epoch from the disk, of pyfuse3", _ratio(_rate("epoch@nvme"), _rate("epoch@nvme", PYFUSE3)), 3, "times"),
+    Target("the same, of a local folder", _ratio(_rate("epoch@nvme"), _rate("epoch@nvme", "local")), 0.5, ""),
+    Target(
+        "stream from the disk by passthrough, of a local folder",
+        _ratio(_rate("sequential@nvme", PASSTHROUGH), _rate("sequential@nvme", "local")),
+        0.95,
+        "",
+    ),
+    Target("CPU per LOOKUP", _of("walk@names", lambda one: one.cpu_per_unit), 20, "µs", False),
 )
