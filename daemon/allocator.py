@@ -56,12 +56,16 @@ async def give_memory_back(limit_nbytes: int) -> None:
     pause = _LOOK_SECONDS
     while malloc_trim is not None:
         await trio.sleep(pause)
-        before = resident_nbytes()
-        if before <= limit_nbytes + _OVERHEAD_NBYTES:
-            continue
-        # In a thread: it takes some milliseconds, and the interpreter's lock is free meanwhile.
-        await trio.to_thread.run_sync(malloc_trim, 0)
-        worth_it = before - resident_nbytes() >= _WORTH_NBYTES
+        try:
+            before = resident_nbytes()
+            if before <= limit_nbytes + _OVERHEAD_NBYTES:
+                continue
+            # In a thread: it takes some milliseconds, and the interpreter's lock is free meanwhile.
+            await trio.to_thread.run_sync(malloc_trim, 0)
+            worth_it = before - resident_nbytes() >= _WORTH_NBYTES
+        except (OSError, RuntimeError) as error:  # no descriptor, or no thread, is left: not worth ending for
+            log.debug("resident memory cannot be looked at: %s", error)
+            worth_it = False
         pause = _LOOK_SECONDS if worth_it else _VAIN_SECONDS
 
 

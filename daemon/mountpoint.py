@@ -133,7 +133,9 @@ def check_fuse(allow_other: bool, *, uid: int, device: Path = DEVICE, fuse_conf:
 
 
 def check_descriptor(fd: int) -> None:
-    """Raise ExitError unless ``fd`` is open and one of /dev/fuse."""
+    """Raise ExitError unless ``fd`` is open, one of /dev/fuse, and none of the three that a daemon gives up."""
+    if fd < 3:
+        raise ExitError(f"/dev/fd/{fd} is standard input or output; pass the descriptor as 3 or more", ExitCode.FUSE)
     if not is_fuse_device(fd):
         raise ExitError(
             f"/dev/fd/{fd} is no open descriptor of {DEVICE}; whoever starts this has to open it, mount with fd={fd}, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -23,11 +24,13 @@ from s3stream_daemon.descriptors import raise_descriptor_limit
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
+from s3stream_daemon.reclaim import keep_out_of_reclaim, waits_for_itself
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
 from s3stream_fs import __version__
 from s3stream_fs.bindings import Session, native_binding
 from s3stream_fs.bindings.device import MountOptions
+from s3stream_fs.bindings.native.opening import Opening
 from s3stream_fs.cache.disk import open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
@@ -58,11 +61,12 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
     """
     keep_memory_small()
     raise_descriptor_limit()
+    kept_out = keep_out_of_reclaim()
     # What has been imported stays for ever, and a request makes no cycles: no need to look at either every 700 objects.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        trio.run(_serve, config, on_ready)
+        trio.run(_serve, config, on_ready, kept_out)
     except BaseExceptionGroup as group:
         # A nursery wraps what ends it; the user's mistake in it is what has to be told.
         mistake = usage_error_in(group)
@@ -71,7 +75,7 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
         raise mistake from None
 
 
-async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
+async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bool) -> None:
     source = str(config.source)
     async with AsyncExitStack() as stack:
         try:
@@ -125,7 +129,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
 
         await nursery.start(serve_control, control_path(config.mountpoint), {"stats": statistics})
         with ending_with(ExitCode.FUSE):
-            session = await stack.enter_async_context(_mounted(filesystem, config))
+            session = await stack.enter_async_context(_mounted(filesystem, config, kept_out))
         sections["kernel"] = session.statistics
         answering = trio.CancelScope()
         await nursery.start(_cancel_on_signal, answering)
@@ -146,12 +150,13 @@ async def _serve_kernel(session: Session) -> None:
         await session.serve()
 
 
-def _mounted(filesystem: FileSystem, config: MountConfig) -> AbstractAsyncContextManager[Session]:
+def _mounted(filesystem: FileSystem, config: MountConfig, kept_out: bool) -> AbstractAsyncContextManager[Session]:
     """The mount by the binding that was chosen."""
     options = MountOptions(str(config.source), config.allow_other)
     if config.binding == "native":
         frozen = math.isinf(config.metadata_ttl_seconds)
-        return native_binding.mounted(filesystem, config.mountpoint, options, config.open_mode, frozen=frozen)
+        opening = Opening(config.open_mode, unasked_is_safe=kept_out or not waits_for_itself(os.uname().release))
+        return native_binding.mounted(filesystem, config.mountpoint, options, opening, frozen=frozen)
     try:
         from s3stream_fs.bindings import pyfuse3_binding  # an extra, which need not be installed
     except ImportError as error:

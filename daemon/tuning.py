@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from s3stream_daemon.mountpoint import read_mounts
+from s3stream_daemon.mountpoint import mount_at, read_mounts
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,10 @@ def tune_kernel(mountpoint: Path, *, background: bool) -> None:
 
     ``background``: also how much is read ahead at once, which a binding may have settled in INIT.
     """
-    device = next((mount.device for mount in read_mounts() if mount.path == mountpoint), None)
-    if device is None:
+    mount = mount_at(mountpoint, read_mounts())
+    if mount is None:
         return
+    device = mount.device
     _write(Path("/sys/class/bdi") / device / "read_ahead_kb", READ_AHEAD_KIB)
     if not background:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from s3stream_fs.bindings import Session
 from s3stream_fs.bindings.device import MountOptions, NoFusermount, mounted_device
 from s3stream_fs.bindings.native.backing import BackingFiles
-from s3stream_fs.bindings.native.opening import Opening, OpenMode
+from s3stream_fs.bindings.native.opening import Opening
 from s3stream_fs.bindings.native.operations import Operations
 from s3stream_fs.bindings.native.server import Server
 from s3stream_fs.errors import UsageError
@@ -19,7 +19,7 @@ from s3stream_fs.filesystem.filesystem import FileSystem
 
 @asynccontextmanager
 async def mounted(
-    filesystem: FileSystem, mountpoint: Path, options: MountOptions, mode: OpenMode, *, frozen: bool
+    filesystem: FileSystem, mountpoint: Path, options: MountOptions, opening: Opening, *, frozen: bool
 ) -> AsyncIterator[Session]:
     """Mount for the time of the context.
 
@@ -35,4 +35,4 @@ async def mounted(
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"cannot mount on {mountpoint}: {reason}; dmesg may say more") from None
-        yield Server(fd, Operations(filesystem, Opening(mode), BackingFiles(fd), frozen=frozen))
+        yield Server(fd, Operations(filesystem, opening, BackingFiles(fd), frozen=frozen))

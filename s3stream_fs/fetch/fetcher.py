@@ -317,6 +317,7 @@ class Fetcher:
         finally:
             # Also on the way out of a cancelled nursery: accounts stay right until the end.
             flight.attempts.discard(attempt)
+            attempt.over()
             over = flight.leader is attempt or not flight.attempts
             if over and flight.state is not FlightState.LANDED:
                 self._end(flight, error)

@@ -29,14 +29,19 @@ class Attempt:
     __slots__ = ("_flight", "hedge", "scope")
 
     def __init__(self, flight: Flight, hedge: bool) -> None:
-        self._flight = flight
+        self._flight: Flight | None = flight
         self.hedge = hedge
         self.scope = trio.CancelScope()
+
+    def over(self) -> None:
+        """Let go of the flight: an error's traceback may name this attempt until the collector of cycles comes, and
+        bytes must not wait for that."""
+        self._flight = None
 
     def deliver(self, piece: memoryview) -> None:
         """The next bytes of the body have come. Whoever brings the first piece brings them all."""
         flight = self._flight
-        if flight.state is FlightState.LANDED:
+        if flight is None or flight.state is FlightState.LANDED:
             return  # both answers came in the same moment, and the other one was taken
         if flight.leader is None:
             flight.leader = self

@@ -147,8 +147,10 @@ class Tree:
             under_way = self._asking.get((prefix, name))
             if under_way is None:
                 return await self._ask(prefix, name, text)
+            before = kept
             await under_way.wait()
-            if self._ttl_seconds == 0 and (kept := self._answers.get((prefix, name))) is not None:
+            kept = self._answers.get((prefix, name))
+            if self._ttl_seconds == 0 and kept is not None and kept is not before:
                 return kept  # what was under way while it was asked for is as fresh as can be
 
     async def _ask(self, prefix: str, name: bytes, text: str) -> Answer:

@@ -33,25 +33,28 @@ class GuestLoop:
 
     async def wait(self, start: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """What the future that ``start(*args, **kwargs)`` gives comes to. Cancelling it cancels the future."""
+        # In a list, so that it can be let go: a future that failed holds its exception, whose traceback holds this
+        # frame, and with it all that the caller has (a part's buffers), until the collector of cycles comes.
+        held: list[asyncio.Future[T]] = []
         asyncio._set_running_loop(cast(asyncio.AbstractEventLoop, self))
         try:
-            future = cast("asyncio.Future[T]", start(*args, **kwargs))
+            held.append(cast("asyncio.Future[T]", start(*args, **kwargs)))
         finally:
             asyncio._set_running_loop(None)
-        if not future.done():
+        if not held[0].done():
             task = trio.lowlevel.current_task()
 
             def wake(_: object) -> None:
                 trio.lowlevel.reschedule(task)
 
             def abort(_: object) -> trio.lowlevel.Abort:
-                future.remove_done_callback(wake)
-                future.cancel()
+                held[0].remove_done_callback(wake)
+                held[0].cancel()
                 return trio.lowlevel.Abort.SUCCEEDED
 
-            future.add_done_callback(wake)
+            held[0].add_done_callback(wake)
             await trio.lowlevel.wait_task_rescheduled(abort)
-        return outcome.capture(future.result).unwrap()
+        return outcome.capture(held.pop().result).unwrap()
 
     # What futures and their makers call:
 

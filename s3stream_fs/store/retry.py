@@ -92,14 +92,15 @@ class RetryingStore:
     async def _retried(self, what: str, request: Callable[[], Awaitable[T]]) -> T:
         deadline = trio.current_time() + self._policy.deadline_seconds
         ntries = 0
-        last: Transient | None = None
+        cause, request_id = "no answer", ""
         while True:
             ntries += 1
             with trio.move_on_at(deadline):
                 try:
                     return await request()
                 except Transient as error:
-                    last = error
+                    # Not the error itself: it holds this frame, and that would hold it.
+                    cause, request_id = str(error), error.request_id
                     if isinstance(error, Throttled):
                         self._throttled += 1
                         if self._congestion is not None:
@@ -110,8 +111,6 @@ class RetryingStore:
             self._retries += 1
             await trio.sleep(pause)
         self._given_up += 1
-        cause = str(last) if last is not None else "no answer"
-        request_id = last.request_id if last is not None else ""
         seconds = self._policy.deadline_seconds
         # Said once, when it is given up: a line per retry would bury it.
         log.error(

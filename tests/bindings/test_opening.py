@@ -58,9 +58,12 @@ def test_a_file_that_is_open_is_opened_again_in_the_same_way() -> None:
 
 def test_a_file_that_the_kernel_refused_goes_by_pages() -> None:
     made = opening(OpenMode.PASSTHROUGH)
-    assert made.open(1, MIB, whole) is Way.PASSTHROUGH
-    made.no_passthrough()
-    made.not_passed_through(1)
+
+    def refused() -> bool:
+        made.no_passthrough()
+        return False
+
+    assert made.open(1, MIB, refused) is Way.PAGES
     assert made.open(1, MIB, whole) is Way.PAGES
     assert made.open(2, MIB, whole) is Way.PAGES
 
@@ -99,6 +102,13 @@ def test_auto_waits_until_nothing_passes_through_any_more() -> None:
         made.release(number)
     made.release(1000)
     assert made.open(1, 1000, partial) is Way.UNASKED
+
+
+def test_auto_asks_where_not_asking_is_not_safe_and_kernel_does_as_it_is_told() -> None:
+    for mode, way in ((OpenMode.AUTO, Way.PAGES), (OpenMode.KERNEL, Way.UNASKED)):
+        made = Opening(mode, unasked_is_safe=False)
+        made.agreed(unasked=True, passthrough=False)
+        assert [made.open(number, 1000, partial) for number in range(100)] == [way] * 100
 
 
 def test_a_kernel_that_allows_nothing_is_answered() -> None:

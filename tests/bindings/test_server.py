@@ -77,7 +77,7 @@ class Kernel:
     async def send(self, opcode: int, number: int = ROOT, body: bytes = b"", **header: int) -> int:
         self._unique += 2
         nbytes = header.get("nbytes", IN_HEADER.size + len(body))
-        await self._end.send(IN_HEADER.pack(nbytes, opcode, self._unique, number, header.get("extension", 0)) + body)
+        await self._end.send(IN_HEADER.pack(nbytes, opcode, self._unique, number, 0, header.get("extension", 0)) + body)
         return self._unique
 
     async def send_raw(self, raw: bytes) -> None:
@@ -166,7 +166,9 @@ def test_an_old_kernel_is_refused_in_one_line(tmp_path: Path) -> None:
             server = Server(
                 ours.fileno(), Operations(rig.filesystem, Opening(OpenMode.AUTO), BackingFiles(-1), frozen=True)
             )
-            theirs.send(IN_HEADER.pack(IN_HEADER.size + 16, Opcode.INIT, 2, 0, 0) + struct.pack("=IIII", 7, 27, 0, 0))
+            theirs.send(
+                IN_HEADER.pack(IN_HEADER.size + 16, Opcode.INIT, 2, 0, 0, 0) + struct.pack("=IIII", 7, 27, 0, 0)
+            )
             with pytest.RaisesGroup(pytest.RaisesExc(UsageError, match=r"FUSE 7\.27.*needs 7\.31 \(Linux 5\.4\)")):
                 await server.serve()
             assert OUT_HEADER.unpack(theirs.recv(100)) == (16, -errno.EPROTO, 2)
@@ -273,7 +275,27 @@ def test_pages_of_a_directory_are_kept_while_it_is_the_same(tmp_path: Path) -> N
     run(tmp_path, case)
 
 
-def test_an_interrupted_read_is_answered_at_once_and_gives_its_get_up(tmp_path: Path) -> None:
+def test_a_directory_that_is_rewound_is_seen_as_it_is_now(tmp_path: Path) -> None:
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        rig.store.put("one", b"x")
+        handle = OPEN_OUT.unpack((await kernel.ask(Opcode.OPENDIR, ROOT, bytes(8))).body)[0]
+
+        async def names() -> list[bytes]:
+            found: list[bytes] = []
+            while records := dirents(
+                (await kernel.ask(Opcode.READDIR, ROOT, READ_IN.pack(handle, len(found), 4096))).body, plus=False
+            ):
+                found += [name for name, _, _ in records]
+            return found[2:]
+
+        assert await names() == [b"one"]
+        rig.store.put("two", b"x")
+        assert await names() == [b"one", b"two"]
+
+    run(tmp_path, case, ttl=0)
+
+
+def test_an_interrupted_read_is_answered_soon_and_gives_its_get_up(tmp_path: Path) -> None:
     async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
         rig.store.put("file", b"content")
         number = await kernel.lookup(b"file")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import logging
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -84,5 +86,29 @@ def test_what_asking_again_cannot_mend_is_not_asked_again() -> None:
         with pytest.raises(Denied):
             await store.head("key")
         assert inner.count("HEAD") == 1
+
+    run(case)
+
+
+def test_what_a_failed_request_has_brought_does_not_wait_for_the_collector() -> None:
+    class Part:
+        """Stands for buffers, of which a retried request must not keep more than its time."""
+
+        def deliver(self, piece: memoryview) -> None:
+            self.piece = piece
+
+    async def case(store: MemoryStore, retrying: RetryingStore) -> None:
+        object_id = store.put("key", b"x" * 1000)
+        store.fail_next("GET", StoreUnavailable("500"), times=2)
+        part = Part()
+        gone = weakref.ref(part)
+        gc.collect()
+        gc.disable()
+        try:
+            await retrying.get_range(object_id, ByteRange(0, 1000), part.deliver)
+            del part
+            assert gone() is None
+        finally:
+            gc.enable()
 
     run(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from struct import Struct
 from typing import Final
 
@@ -33,13 +34,18 @@ class BackingFiles:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def open(self, number: int, fd: int) -> int:
-        """Hand ``fd`` over for an inode, unless it was. Returns the id. Raises OSError where the kernel refuses."""
-        known = self._ids.get(number)
-        if known is None:
-            # Of a buffer that may change, ioctl() returns what the kernel returns: here the id.
-            known = self._ids[number] = fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_BACKING_MAP.pack(fd, 0)))
-        return known
+    def open(self, number: int, fd: int) -> None:
+        """Hand ``fd`` over for an inode that has no id yet. Raises OSError where the kernel refuses."""
+        # The kernel reads it through a descriptor that cannot write, whatever ours can. Of a buffer that may change,
+        # ioctl() returns what the kernel returns: here the id.
+        reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._ids[number] = fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_BACKING_MAP.pack(reading, 0)))
+        finally:
+            os.close(reading)
+
+    def id_of(self, number: int) -> int:
+        return self._ids[number]
 
     def close(self, number: int) -> None:
         """The inode is not open any more."""

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.negotiation import MAX_REQUEST_NBYTES
+from s3stream_fs.errors import StoreError
 from s3stream_fs.filesystem.filesystem import FileSystem, Found
 from s3stream_fs.namespace.entries import FileEntry
 from s3stream_fs.namespace.listing import Listing
@@ -31,6 +32,8 @@ class Directories:
     def __init__(self, filesystem: FileSystem) -> None:
         self._filesystem = filesystem
         self._opened: dict[int, Listing] = {}
+        self._unread: set[int] = set()
+        """Handles through which nothing was read yet."""
         self._next_handle = 1
         self._read_lately: LRUCache[int, Listing] = LRUCache(maxsize=_MAX_READ_LATELY)
         self._shown: LRUCache[int, Listing] = LRUCache(maxsize=_MAX_READ_LATELY)
@@ -42,12 +45,14 @@ class Directories:
         handle = self._next_handle
         self._next_handle += 1
         self._opened[handle] = listing
+        self._unread.add(handle)
         unchanged = self._shown.get(number) is listing
         self._shown[number] = listing
         return handle, unchanged
 
     def release(self, handle: int) -> None:
         self._opened.pop(handle, None)
+        self._unread.discard(handle)
 
     def listing(self, number: int, handle: int, offset: int) -> Listing:
         """What is being read. Whoever goes on in the middle gets the listing in which the offset was given.
@@ -58,6 +63,14 @@ class Directories:
             opened = self._opened.get(handle)
             if opened is None:
                 raise OSError(errno.EBADF, "a directory handle that was never given out")
+            if offset == 0:
+                if handle in self._unread:
+                    self._unread.discard(handle)
+                else:  # rewound: it shall see the directory as it is now
+                    opened = self._opened[handle] = self._filesystem.open_directory(number)
+                if self._shown.get(number) is not opened:
+                    # The kernel may keep what it reads now, though somebody who came later was shown another listing.
+                    self._shown.pop(number, None)
             return opened
         listing = self._read_lately.get(number) if offset else None
         if listing is None:
@@ -87,17 +100,24 @@ class Directories:
                     if not records:
                         return None
                     break  # what is known goes out now; the kernel comes back for the rest
-                entry = listing.entry_nowait(position)
+                try:
+                    entry = listing.entry_nowait(position)
+                except StoreError:
+                    if records:
+                        break  # told when the kernel comes back: with the error it would not take what is before it
+                    raise
                 if entry is None:
                     break
                 name = entry.name
                 left -= replies.dirent_nbytes(name, plus)
                 if left < 0:
                     break
-                if plus:
+                if plus and not (isinstance(entry, FileEntry) and entry.info.archived):
                     attributes = self._filesystem.show(entry)
                     inode, mode, found = attributes.inode, attributes.mode, Found(attributes, valid_seconds)
                 else:
+                    # Whether an archived object was restored is not for a listing to say: a lookup asks.
+                    found = _NOTHING
                     inode = self._filesystem.number_of(entry)
                     mode = stat.S_IFREG if isinstance(entry, FileEntry) else stat.S_IFDIR
             offset += 1

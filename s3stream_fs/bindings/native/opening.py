@@ -43,8 +43,10 @@ class Way(Enum):
 class Opening:
     """Decides for each open, and knows what is open in which way."""
 
-    def __init__(self, mode: OpenMode) -> None:
+    def __init__(self, mode: OpenMode, *, unasked_is_safe: bool = True) -> None:
+        """``unasked_is_safe``: this kernel serves well where opens are left to it; ``auto`` leaves them to no other."""
         self._mode = mode
+        self._unasked_is_safe = unasked_is_safe
         self._may_be_unasked = False
         self._may_pass_through = False
         self._unasked = False
@@ -61,7 +63,9 @@ class Opening:
         """
         if self._mode is OpenMode.PASSTHROUGH and not passthrough:
             raise UsageError("--open-mode passthrough needs root and Linux 6.9 with CONFIG_FUSE_PASSTHROUGH; use auto")
-        self._may_be_unasked = unasked and self._mode in (OpenMode.AUTO, OpenMode.KERNEL)
+        self._may_be_unasked = unasked and (
+            self._mode is OpenMode.KERNEL or (self._mode is OpenMode.AUTO and self._unasked_is_safe)
+        )
         self._may_pass_through = passthrough and self._mode in (OpenMode.AUTO, OpenMode.PASSTHROUGH)
         self._unasked = self._may_be_unasked and not self._may_pass_through
 
@@ -73,8 +77,12 @@ class Opening:
     def unasked(self) -> bool:
         return self._unasked
 
-    def open(self, number: int, size: int, is_whole: Callable[[], bool]) -> Way:
-        """How to open an inode. ``is_whole``: the disk cache has all of it, and has seen that it is right."""
+    def open(self, number: int, size: int, hand_over: Callable[[], bool]) -> Way:
+        """How to open an inode. ``hand_over`` gives the kernel its cached file; False where that cannot be had.
+
+        It is called for the first of several opens at a time only: the others go the same way, whatever has become of
+        the cached file meanwhile.
+        """
         self._opens += 1
         self._opened_nbytes += size
         if self._may_be_unasked and not self._unasked and not self._passing and self._opens > _ENOUGH_OPENS:
@@ -83,16 +91,10 @@ class Opening:
             return Way.UNASKED
         way, count = self._open.get(number, (None, 0))
         if way is None:
-            way = Way.PASSTHROUGH if self._may_pass_through and is_whole() else Way.PAGES
+            way = Way.PASSTHROUGH if self._may_pass_through and hand_over() else Way.PAGES
             self._passing += way is Way.PASSTHROUGH
         self._open[number] = (way, count + 1)
         return way
-
-    def not_passed_through(self, number: int) -> None:
-        """An open that was to pass through has to go by pages after all."""
-        _, count = self._open[number]
-        self._open[number] = (Way.PAGES, count)
-        self._passing -= 1
 
     def release(self, number: int) -> bool:
         """One open less. True where it was the last of its inode."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.backing import BackingFiles
@@ -22,6 +23,7 @@ from s3stream_fs.bindings.native.protocol import (
     FORGET_ONE,
     GETXATTR_IN,
     GETXATTR_OUT,
+    OPEN_IN,
     OPEN_OUT,
     READ_IN,
     RELEASE_IN,
@@ -36,7 +38,8 @@ from s3stream_fs.namespace.listing import Listing
 log = logging.getLogger(__name__)
 
 Body = bytes | memoryview
-Reply = Body | Awaitable[Body] | None
+Later = Coroutine[Any, Any, Body]
+Reply = Body | Later | None
 Handler = Callable[[int, memoryview], Reply]
 
 
@@ -144,22 +147,32 @@ class Operations:
         assert found is not None
         return found
 
-    def _open(self, number: int, _body: memoryview) -> bytes:
+    def _open(self, number: int, body: memoryview) -> bytes:
+        (flags,) = OPEN_IN.unpack_from(body)
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            # The kernel refuses it for a read-only mount; one that somebody else has made may not be.
+            raise OSError(errno.EROFS, "")
         size = self._filesystem.open(number)
-        way = self._opening.open(number, size, lambda: self._filesystem.whole_file(number) is not None)
-        if way is Way.PASSTHROUGH:
-            file = self._filesystem.whole_file(number)
-            try:
-                if file is not None:
-                    return OPEN_OUT.pack(number, Open.PASSTHROUGH, self._backing.open(number, file.fileno()))
-            except OSError as error:
-                log.warning("the kernel takes no files of the cache: %s; reads go on without", error.strerror)
-                self._opening.no_passthrough()
-            self._opening.not_passed_through(number)
-        elif way is Way.UNASKED:
+        way = self._opening.open(number, size, lambda: self._hand_over(number))
+        if way is Way.UNASKED:
             raise OSError(errno.ENOSYS, "")
+        if way is Way.PASSTHROUGH:
+            return OPEN_OUT.pack(number, Open.PASSTHROUGH, self._backing.id_of(number))
         # The content of an inode never changes, so the kernel may keep its pages from one open to the next.
         return OPEN_OUT.pack(number, Open.KEEP_CACHE | Open.NOFLUSH, 0)
+
+    def _hand_over(self, number: int) -> bool:
+        """Give the kernel the whole file of the disk cache, if there is one. It holds it until the last release."""
+        file = self._filesystem.whole_file(number)
+        if file is None:
+            return False
+        try:
+            self._backing.open(number, file.fileno())
+        except OSError as error:
+            log.warning("the kernel takes no files of the cache: %s; reads go on without", error.strerror)
+            self._opening.no_passthrough()
+            return False
+        return True
 
     def _release(self, number: int, _body: memoryview) -> bytes:
         if self._opening.release(number):

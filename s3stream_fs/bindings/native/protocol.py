@@ -112,8 +112,9 @@ class Notify(IntEnum):
     STORE = 4
 
 
-IN_HEADER: Final = Struct("=IIQQ12xH2x")
-"""fuse_in_header: len, opcode, unique, nodeid, (uid, gid, pid), total_extlen in units of 8 bytes, (padding)."""
+IN_HEADER: Final = Struct("=IIQQ8xIH2x")
+"""fuse_in_header: len, opcode, unique, nodeid, (uid, gid), pid of the thread, total_extlen in units of 8 bytes,
+(padding)."""
 
 OUT_HEADER: Final = Struct("=IiQ")
 """fuse_out_header: len, error (negative), unique."""
@@ -142,6 +143,8 @@ BATCH_FORGET_IN: Final = Struct("=I4x")
 FORGET_ONE: Final = Struct("=QQ")
 """fuse_forget_one: nodeid, nlookup."""
 
+OPEN_IN: Final = Struct("=I4x")
+"""fuse_open_in: flags, (open_flags)."""
 OPEN_OUT: Final = Struct("=QIi")
 """fuse_open_out: fh, open_flags, backing_id."""
 RELEASE_IN: Final = Struct("=Q16x")

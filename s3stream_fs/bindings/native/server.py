@@ -10,14 +10,14 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
+from s3stream_fs.bindings.native.interruption import is_killed
 from s3stream_fs.bindings.native.negotiation import Agreement, TooOld, agree, reply_to_init
-from s3stream_fs.bindings.native.operations import REFUSED, Body, Operations
+from s3stream_fs.bindings.native.operations import REFUSED, Body, Later, Operations
 from s3stream_fs.bindings.native.protocol import IN_HEADER, INTERRUPT_IN, OUT_HEADER, UNANSWERED, Opcode
 from s3stream_fs.errors import S3StreamError, UsageError, errno_of
 
@@ -30,7 +30,12 @@ _IN_A_ROW: Final = 64
 """Requests that are answered before other tasks get their turn."""
 
 _MAX_WAITING: Final = 4096
-"""Requests that wait for S3 at once, at some 5 kB each; above this they queue in the kernel."""
+"""Requests that wait for S3 at once, at some 5 kB each; above this a further one is told to try again. Requests are
+read all the same: those that are interrupted, and those that need not wait, must not wait for these."""
+
+_GRACE_SECONDS: Final = 1.0
+"""How long a request goes on whose maker got a signal that does not kill it: a timer's, a child's, Ctrl-Z. No program
+expects stat() to fail for such a thing (Python says that the file does not exist), and most answers come in time."""
 
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 """What the device says once the mount is gone."""
@@ -58,9 +63,8 @@ class Server:
         self._operations = operations
         self._buffer = bytearray(_REQUEST_NBYTES)
         self._view = memoryview(self._buffer)
-        self._waiting: dict[int, trio.CancelScope] = {}
-        """Requests that wait, by their unique number."""
-        self._fewer_wait = trio.lowlevel.ParkingLot()
+        self._waiting: dict[int, tuple[trio.CancelScope, int]] = {}
+        """Requests that wait, by their unique number, each with the thread that made it."""
         self._agreement: Agreement | None = None
         self._ready = trio.Event()
         self._failure: UsageError | None = None
@@ -86,6 +90,10 @@ class Server:
                         break
                     if error.errno in (errno.ENOENT, errno.EINTR):
                         continue  # the request was given up while it was being read
+                    if error.errno == errno.EPERM and self._agreement is None:
+                        raise UsageError(
+                            "the descriptor of /dev/fuse is not mounted anywhere; mount it first"
+                        ) from None
                     raise
                 if nbytes == 0:
                     break  # the other end of a socket, which stands for the device in tests, was closed
@@ -97,8 +105,6 @@ class Server:
                 if in_a_row >= _IN_A_ROW:
                     await trio.lowlevel.checkpoint()
                     in_a_row = 0
-                while len(self._waiting) >= _MAX_WAITING:
-                    await self._fewer_wait.park()
             self._ready.set()  # if only to be taken down again
             nursery.cancel_scope.cancel()
 
@@ -123,7 +129,7 @@ class Server:
         if len(request) < IN_HEADER.size:
             log.error("the kernel sent a request of %d bytes", len(request))
             return
-        nbytes, opcode, unique, number, extension = IN_HEADER.unpack_from(request)
+        nbytes, opcode, unique, number, thread, extension = IN_HEADER.unpack_from(request)
         if nbytes != len(request):
             log.error("the kernel sent a request of %d bytes that says %d", len(request), nbytes)
             self._reply(unique, errno.EIO, b"")
@@ -152,12 +158,16 @@ class Server:
             return
         if isinstance(reply, bytes | memoryview):
             self._reply(unique, 0, reply)
+        elif len(self._waiting) >= _MAX_WAITING:
+            reply.close()
+            self._reply(unique, errno.EAGAIN, b"")
         else:
             self._waited += 1
-            scope = self._waiting[unique] = trio.CancelScope()
+            scope = trio.CancelScope()
+            self._waiting[unique] = (scope, thread)
             nursery.start_soon(self._answer_later, unique, opcode, reply, scope)
 
-    async def _answer_later(self, unique: int, opcode: int, reply: Awaitable[Body], scope: trio.CancelScope) -> None:
+    async def _answer_later(self, unique: int, opcode: int, reply: Later, scope: trio.CancelScope) -> None:
         code = errno.EINTR
         body: Body = b""
         try:
@@ -168,7 +178,6 @@ class Server:
                     code = self._code_of(error, opcode)
         finally:
             del self._waiting[unique]
-            self._fewer_wait.unpark()
         self._interrupted += scope.cancelled_caught
         self._reply(unique, code, body)
 
@@ -189,9 +198,13 @@ class Server:
     def _interrupt(self, body: memoryview) -> None:
         """Whoever made a request was killed, or got a signal. One that was answered meanwhile is not there."""
         (unique,) = INTERRUPT_IN.unpack_from(body)
-        scope = self._waiting.get(unique)
-        if scope is not None:
+        scope, thread = self._waiting.get(unique, (None, 0))
+        if scope is None:
+            return
+        if is_killed(thread):
             scope.cancel()
+        else:
+            scope.deadline = min(scope.deadline, trio.current_time() + _GRACE_SECONDS)
 
     def _code_of(self, error: Exception, opcode: int) -> int:
         if isinstance(error, S3StreamError):
