@@ -408,7 +408,7 @@ def test_archived_files_are_refused_when_read_too(tmp_path: Path) -> None:
 
 BODIES = st.one_of(st.binary(max_size=200), st.binary(max_size=40).map(lambda name: name + b"\0"))
 REQUESTS = st.tuples(
-    st.one_of(st.sampled_from([opcode for opcode in Opcode if opcode is not Opcode.INIT]), st.integers(0, 2**32 - 1)),
+    st.one_of(st.sampled_from(list(Opcode)), st.integers(0, 2**32 - 1)),
     st.one_of(st.just(ROOT), st.integers(0, 2**64 - 1)),
     BODIES,
     st.one_of(st.none(), st.integers(0, 2**32 - 1)),
@@ -423,6 +423,8 @@ REQUESTS = st.tuples(
 @example(requests=[(Opcode.READ, ROOT, READ_IN.pack(2**64 - 1, 2**64 - 1, 2**32 - 1), None, 0)], noise=[])
 @example(requests=[(Opcode.READDIRPLUS, ROOT, READ_IN.pack(2**64 - 1, 2**64 - 1, 2**32 - 1), None, 0)], noise=[])
 @example(requests=[(Opcode.LOOKUP, ROOT, b"\xff\xfe\0", None, 2**16 - 1)], noise=[])
+@example(requests=[(Opcode.INIT, 0, bytes(64), None, 0)], noise=[])
+@example(requests=[(Opcode.NOTIFY_REPLY, 0, bytes(64), None, 0)], noise=[])
 def test_whatever_comes_gets_one_reply_and_the_mount_goes_on(
     tmp_path_factory: pytest.TempPathFactory,
     caplog: pytest.LogCaptureFixture,

@@ -146,7 +146,8 @@ class Server:
                 return
             handler = self._operations.handlers.get(opcode)
             if handler is None:
-                self._reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
+                if opcode not in UNANSWERED:
+                    self._reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
                 return
             reply = handler(number, body)
         except Exception as error:
@@ -182,6 +183,8 @@ class Server:
         self._reply(unique, code, body)
 
     def _init(self, body: memoryview) -> bytes:
+        if self._agreement is not None:
+            raise OSError(errno.EINVAL, "INIT came a second time")
         try:
             self._agreement = agree(body, privileged=os.geteuid() == 0)
         except TooOld as error:
