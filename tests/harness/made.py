@@ -9,7 +9,7 @@ from bench.load.spec import Outcome
 from bench.measurement import MIB, Measurement, Results
 from bench.scenarios.scenario import Unit
 from bench.simulated import Traffic
-from bench.targets import UNHEDGED
+from bench.targets import PASSTHROUGH, PYFUSE3, UNHEDGED
 from bench.usage import Usage
 
 
@@ -45,4 +45,5 @@ def measured(
 
 def results_of(rows: Sequence[str]) -> Results:
     """The same figures in each row, of all that the targets compare."""
-    return Results(measured(row, contestant) for row in rows for contestant in (OURS, UNHEDGED, "obstore"))
+    compared = (OURS, UNHEDGED, PYFUSE3, PASSTHROUGH, "obstore", "local")
+    return Results(measured(row, contestant) for row in rows for contestant in compared)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 from typing import Final
 
-_SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
+_SIGKILL: Final = 9
+"""See signal(7); the same on every architecture."""
+
+_SIGKILL_BIT: Final = 1 << (_SIGKILL - 1)
 """Every signal that ends a process becomes this one, pending for each of its threads."""
 
 
