@@ -106,7 +106,7 @@ class Harness:
         return found
 
     def _make_ready(self, variant: Variant, mounted: Mounted) -> None:
-        if variant in (Variant.NVME, Variant.REMOUNT):
+        if variant in (Variant.NVME, Variant.AGAIN, Variant.REMOUNT):
             time.sleep(WRITE_BEHIND_SECONDS)
             if variant is Variant.REMOUNT:
                 self._server.reset()

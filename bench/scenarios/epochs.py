@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bench.load.spec import Load, Via
 from bench.scenarios.scenario import Scenario, Unit, Variant
-from bench.scenarios.trees import folders, shuffled
+from bench.scenarios.trees import MIB, folders, jobs, shuffled, whole
 
 _TREE = "small:20000:100KB:1000"
 
@@ -17,6 +17,10 @@ def scenarios(quick: bool) -> list[Scenario]:
     # The cold epoch compares every byte; in the warm ones the comparison would take longer than open, read and close.
     cold = Load(work, 64, folders=listed)
     walked = tuple(sorted((replace(job, reads=()) for job in work), key=lambda job: job.key))
+    size, nlarge = (256 * MIB, 1) if quick else (1024 * MIB, 2)
+    large_tree = f"large:{nlarge}:{size}"
+    large = jobs(large_tree, nlarge, whole(size, MIB))
+    streamed = Load(large, folders=folders(large))
     return [
         Scenario(
             "epoch",
@@ -27,6 +31,15 @@ def scenarios(quick: bool) -> list[Scenario]:
             preset="none",
             variants=(Variant.COLD, Variant.MEMORY, Variant.NVME),
             warm_load=replace(cold, readers=1, compare=False),
+        ),
+        Scenario(
+            "epoch-large",
+            f"an epoch of {nlarge} files of {size // MIB} MiB, in reads of 1 MiB; later ones compare nothing",
+            Unit.MIB,
+            streamed,
+            (large_tree,),
+            variants=(Variant.COLD, Variant.NVME, Variant.AGAIN),
+            warm_load=replace(streamed, compare=False),
         ),
         Scenario(
             "walk",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.load.spec import Load, Via
-from bench.scenarios.scenario import Scenario, Unit, Variant
+from bench.scenarios.scenario import WARM, Scenario, Unit, Variant
 from bench.scenarios.trees import GIB, KIB, folders, jobs, scattered
 
 
@@ -33,7 +33,7 @@ def scenarios(quick: bool) -> list[Scenario]:
             256 * KIB,
             200,
             4 * GIB,
-            variants=tuple(Variant),
+            variants=WARM,
         ),
         random("mmap-random", "random pages of a mapped file of 1 GiB", 4 * KIB, 200, 1 * GIB, via=Via.MMAP),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from bench.load.spec import Load
 
@@ -23,7 +24,12 @@ class Variant(StrEnum):
     MEMORY = "memory"  # again at once
     NAMES = "names"  # again without the kernel's names and inodes: each has to be looked up anew
     NVME = "nvme"  # again without the kernel's pages: the contestant's cache on disk answers, or its memory
+    AGAIN = "again"  # as before, once more: the disk has now taken what it could not take the first time
     REMOUNT = "remount"  # again after an unmount and a mount over the same cache folder
+
+
+WARM: Final = (Variant.COLD, Variant.MEMORY, Variant.NVME, Variant.REMOUNT)
+"""What most scenarios go through that are run warm at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from bench.load.spec import Load
-from bench.scenarios.scenario import Scenario, Unit, Variant
+from bench.scenarios.scenario import WARM, Scenario, Unit, Variant
 from bench.scenarios.trees import KIB, MIB, folders, jobs, shuffled
-
-_WARM = tuple(Variant)
 
 THROTTLED_RATE = 1_000.0
 """Requests per second in ``throttled``: the issue's figure, well below what 64 readers ask for."""
@@ -38,8 +36,8 @@ def scenarios(quick: bool) -> list[Scenario]:
 
     return [
         small("small-1", "cold shuffled files of 100 KB, 1 reader", tree_100k, 160, 1),
-        small("small-8", "cold shuffled files of 100 KB, 8 readers", tree_100k, 2_000, 8, variants=_WARM),
-        small("small-64", "cold shuffled files of 100 KB, 64 readers", tree_100k, 8_000, 64, variants=_WARM),
+        small("small-8", "cold shuffled files of 100 KB, 8 readers", tree_100k, 2_000, 8, variants=WARM),
+        small("small-64", "cold shuffled files of 100 KB, 64 readers", tree_100k, 8_000, 64, variants=WARM),
         small(
             "small-64-none",
             "cold shuffled files of 100 KB, 64 readers, no latency: bound by CPU",

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.load.spec import Job, Load, Via
-from bench.scenarios.scenario import Scenario, Unit, Variant
+from bench.scenarios.scenario import WARM, Scenario, Unit
 from bench.scenarios.trees import KIB, MIB, folders, jobs, whole
-
-_WARM = tuple(Variant)
 
 
 def scenarios(quick: bool) -> list[Scenario]:
@@ -36,7 +34,7 @@ def scenarios(quick: bool) -> list[Scenario]:
             Unit.MIB,
             stream,
             (stream_tree,),
-            variants=_WARM,
+            variants=WARM,
         ),
         Scenario(
             "sequential-none",

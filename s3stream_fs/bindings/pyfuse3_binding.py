@@ -202,11 +202,24 @@ class Pyfuse3Statistics:
 class _Pyfuse3Session:
     """See Session. pyfuse3 knows one mount per process."""
 
-    def __init__(self, mountpoint: Path) -> None:
+    def __init__(self, filesystem: FileSystem, mountpoint: Path) -> None:
+        self._filesystem = filesystem
         self._mountpoint = mountpoint
 
     async def serve(self) -> None:
-        await pyfuse3.main(min_tasks=8, max_tasks=_MAX_TASKS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notify)
+            await pyfuse3.main(min_tasks=8, max_tasks=_MAX_TASKS)
+            nursery.cancel_scope.cancel()
+
+    async def _notify(self) -> None:
+        """Tell the kernel of names that stand for something else."""
+        while True:
+            parent, name = await self._filesystem.next_change()
+            # pyfuse3 does it on a thread, which may have to wait for somebody who waits for a reply of ours.
+            pyfuse3.invalidate_entry_async(
+                pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(0), ignore_enoent=True
+            )
 
     async def wait_ready(self) -> None:
         # Answered after INIT, of which libfuse does not tell.
@@ -229,7 +242,7 @@ async def mounted(filesystem: FileSystem, mountpoint: Path, options: MountOption
             f"cannot mount on {mountpoint}: FUSE refused ({error}); see the lines above or dmesg"
         ) from None
     try:
-        yield _Pyfuse3Session(mountpoint)
+        yield _Pyfuse3Session(filesystem, mountpoint)
     finally:
         # Detaches even a busy mount; whoever has files open on it gets ENOTCONN from then on.
         pyfuse3.close(unmount=True)

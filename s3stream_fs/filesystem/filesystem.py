@@ -134,6 +134,17 @@ class FileSystem:
         with self._deadline("list", listing.prefix):
             await listing.wait_settled(position)
 
+    async def next_change(self) -> tuple[int, bytes]:
+        """Wait until a name stands for something else though a kernel may still keep the last answer.
+
+        Gives the directory's inode and the name; the kernel shall ask again.
+        """
+        while True:
+            prefix, name = await self._tree.changes.receive()
+            number = self._inodes.directory(prefix)
+            if number is not None:
+                return number, name
+
     def number_of(self, entry: Entry) -> int:
         """The inode number that this entry has, without remembering it."""
         return self._inodes.number_of(entry)

@@ -102,6 +102,13 @@ class InodeTable:
             raise NotFound(f"inode {number} is not known")
         return inode
 
+    def directory(self, prefix: str) -> int | None:
+        """The number of a directory that is remembered; None where the kernel does not know it."""
+        root = self.get(ROOT)
+        assert isinstance(root, DirectoryInode)
+        number = ROOT if prefix == root.prefix else self.number_of(DirectoryEntry(b"", prefix))
+        return number if number in self._inodes else None
+
     def forget(self, number: int, nlookup: int) -> None:
         """The kernel gives ``nlookup`` references back. The root stays."""
         left = self._nlookup.get(number, 0) - nlookup

@@ -7,6 +7,7 @@ name of its directory; where there is none, one LIST that begins with the name a
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,6 +32,9 @@ _MAX_ANSWERS: Final = 100_000
 _LOOKUPS_BEFORE_LISTING: Final = 4
 """How many different names may be asked for one by one before the directory is listed. A guess: a script that opens a
 few known files pays for those; one that probes or walks pays one LIST per 1,000 entries."""
+
+_MAX_CHANGES: Final = 1000
+"""Changes that nobody has been told of yet. Further ones show when what was said of the name has grown old."""
 
 _LOOKUP_LIMIT: Final = 100
 """Keys in the page that answers one lookup. The file comes first; the directory comes after names that go on with a
@@ -72,6 +76,8 @@ class Tree:
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
         self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)
         """Names asked for one by one, by directory, and until when they count."""
+        self._announce, self.changes = trio.open_memory_channel[tuple[str, bytes]](_MAX_CHANGES)
+        """Names, each with the prefix of its directory, that stand for something else than was answered lately."""
         self._thawed: LRUCache[ObjectId, tuple[bool, float]] = LRUCache(maxsize=10_000)
         """Archived objects that were asked whether they have been restored."""
         self._reported: LRUCache[tuple[str, object], None] = LRUCache(maxsize=10_000)
@@ -157,6 +163,7 @@ class Tree:
         """Ask the store for one name, and keep the answer."""
         done = self._asking[prefix, name] = trio.Event()
         try:
+            self._asked_lately(prefix).add(name)
             fresh_until = trio.current_time() + self._ttl_seconds
             answer = Answer(await self._entry_of(prefix, name, text), fresh_until)
             self._answers[prefix, name] = answer
@@ -215,19 +222,20 @@ class Tree:
         return None
 
     def _listing_is_due(self, prefix: str, name: bytes) -> bool:
-        """Count a name that is asked for; True once there were so many that a listing is cheaper."""
+        """Whether this would be so many names asked for one by one that a listing is cheaper."""
         if self._ttl_seconds == 0:
             return False  # every name is asked for every time, so a listing would serve one question
+        names = self._asked_lately(prefix)
+        return len(names) + (name not in names) >= _LOOKUPS_BEFORE_LISTING
+
+    def _asked_lately(self, prefix: str) -> set[bytes]:
+        """The names asked for one by one since the directory was last listed, or for one time to live."""
         now = trio.current_time()
         until, names = self._asked.get(prefix, (0.0, set()))
         if until <= now:
             until, names = now + self._ttl_seconds, set()
-        names.add(name)
-        if len(names) < _LOOKUPS_BEFORE_LISTING:
             self._asked[prefix] = (until, names)
-            return False
-        self._asked.pop(prefix, None)
-        return True
+        return names
 
     def _keep(self, listing: Listing) -> None:
         self._drop(listing.prefix)
@@ -249,16 +257,28 @@ class Tree:
                     break
         except StoreError as error:
             listing.fail(error)
-            return
         except Exception:
             log.exception("bug: listing %r", listing.prefix)
             listing.fail(StoreUnavailable("internal error, see the log"))
+        else:
+            listing.finish()
+        _, names = self._asked.pop(listing.prefix, (0.0, set()))
+        if listing.error is not None:
             return
-        listing.finish()
+        self._supersede_answers(listing, names)
         self._report(listing)
         if self._listings.get(listing.prefix) is listing:
             self._entries_kept += len(listing)
             self._shrink()
+
+    def _supersede_answers(self, listing: Listing, names: set[bytes]) -> None:
+        """The listing now speaks for these names. Where it says something else than was answered, announce it."""
+        for name in names:
+            answer = self._answers.pop((listing.prefix, name), None)
+            if answer is None or answer.fresh_until <= trio.current_time() or answer.entry == listing.find(name):
+                continue
+            with suppress(trio.WouldBlock):
+                self._announce.send_nowait((listing.prefix, name))
 
     def _shrink(self) -> None:
         """Let the least recently used listings go until the rest fits. Whoever holds one keeps it."""

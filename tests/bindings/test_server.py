@@ -29,18 +29,21 @@ from s3stream_fs.bindings.native.protocol import (
     BATCH_FORGET_IN,
     DIRENT,
     ENTRY_OUT,
+    EXPIRE_ONLY,
     FORGET_IN,
     FORGET_ONE,
     GETXATTR_IN,
     IN_HEADER,
     INIT_OUT,
     INTERRUPT_IN,
+    NOTIFY_INVAL_ENTRY_OUT,
     OPEN_OUT,
     OUT_HEADER,
     READ_IN,
     RELEASE_IN,
     UNANSWERED,
     Init,
+    Notify,
     Opcode,
     Open,
     padded,
@@ -73,6 +76,7 @@ class Kernel:
         self._end = end
         self._unique = 0
         self._replies: dict[int, Reply] = {}
+        self._notifications: list[tuple[int, bytes]] = []
 
     async def send(self, opcode: int, number: int = ROOT, body: bytes = b"", **header: int) -> int:
         self._unique += 2
@@ -83,15 +87,27 @@ class Kernel:
     async def send_raw(self, raw: bytes) -> None:
         await self._end.send(raw)
 
+    async def notification(self) -> tuple[int, bytes]:
+        """What this side is told unasked: its kind, and the rest."""
+        while not self._notifications:
+            await self._receive()
+        return self._notifications.pop(0)
+
     async def reply_to(self, unique: int) -> Reply:
         while unique not in self._replies:
-            raw = await self._end.recv(2**20)
-            nbytes, code, found = OUT_HEADER.unpack_from(raw)
-            assert nbytes == len(raw)
+            await self._receive()
+        return self._replies.pop(unique)
+
+    async def _receive(self) -> None:
+        raw = await self._end.recv(2**20)
+        nbytes, code, found = OUT_HEADER.unpack_from(raw)
+        assert nbytes == len(raw)
+        if found == 0:
+            self._notifications.append((code, raw[OUT_HEADER.size :]))
+        else:
             assert -4096 < code <= 0
             assert found not in self._replies, "two replies to one request"
             self._replies[found] = Reply(-code, raw[OUT_HEADER.size :])
-        return self._replies.pop(unique)
 
     async def ask(self, opcode: int, number: int = ROOT, body: bytes = b"", **header: int) -> Reply:
         return await self.reply_to(await self.send(opcode, number, body, **header))
@@ -393,6 +409,41 @@ def test_as_many_forgets_as_lookups_leave_nothing(tmp_path: Path) -> None:
             assert rig.inodes.statistics().remembered == 1
 
     run(tmp_path, case, ttl=float("inf"))
+
+
+def test_the_kernel_is_told_of_names_that_changed(tmp_path: Path) -> None:
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        rig.store.put("d/other", b"x")
+        directory = await kernel.lookup(b"d")
+        assert await kernel.lookup(b"new", directory) == 0
+        rig.store.put("d/new", b"x")
+        await kernel.ask(Opcode.READDIR, directory, READ_IN.pack(0, 0, 4096))
+        kind, rest = await kernel.notification()
+        assert kind == Notify.INVAL_ENTRY
+        assert NOTIFY_INVAL_ENTRY_OUT.unpack_from(rest) == (directory, 3, EXPIRE_ONLY)
+        assert rest[NOTIFY_INVAL_ENTRY_OUT.size :] == b"new\0"
+        assert await kernel.lookup(b"new", directory)
+
+    run(tmp_path, case)
+
+
+def test_directories_that_the_kernel_has_forgotten_are_not_spoken_of(tmp_path: Path) -> None:
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        for name in ("a", "b"):
+            rig.store.put(f"{name}/other", b"x")
+        a, b = await kernel.lookup(b"a"), await kernel.lookup(b"b")
+        for directory in (a, b):
+            assert await kernel.lookup(b"new", directory) == 0
+        rig.store.put("a/new", b"x")
+        rig.store.put("b/new", b"x")
+        first = await kernel.send(Opcode.READDIR, a, READ_IN.pack(0, 0, 4096))
+        await kernel.send(Opcode.FORGET, a, FORGET_IN.pack(1))
+        await kernel.reply_to(first)
+        await kernel.ask(Opcode.READDIR, b, READ_IN.pack(0, 0, 4096))
+        _, rest = await kernel.notification()
+        assert NOTIFY_INVAL_ENTRY_OUT.unpack_from(rest)[0] == b
+
+    run(tmp_path, case)
 
 
 def test_archived_files_are_refused_when_read_too(tmp_path: Path) -> None:

@@ -111,6 +111,25 @@ def test_short_ttl_shows_changes_after_it_and_not_by_asking_always(server: S3Ser
     assert server.count("LIST") <= 8
 
 
+def test_a_listing_corrects_what_was_said_before_it(server: S3Server, mounted: Mounted) -> None:
+    """The kernel keeps an answer for the time to live, but not against a listing that is newer."""
+    server.create_bucket("bucket")
+    for name in ("gone", "replaced", "same"):
+        server.put("bucket", f"d/{name}", b"one")
+    mount = mounted(server, "bucket", metadata_ttl="1h")
+    folder = mount.path / "d"
+    assert (folder / "gone").stat().st_size == (folder / "replaced").stat().st_size == 3
+    assert not (folder / "new").exists()
+    server.delete("bucket", "d/gone")
+    server.put("bucket", "d/replaced", b"three")
+    server.put("bucket", "d/new", b"here")
+    names = sorted(os.listdir(folder))
+    assert names == ["new", "replaced", "same"]
+    wait_until(lambda: [name for name in ("gone", *names) if (folder / name).exists()] == names)
+    wait_until(lambda: (folder / "replaced").read_bytes() == b"three")
+    assert (folder / "new").read_bytes() == b"here"
+
+
 def test_what_a_listing_shows_a_lookup_finds_and_the_reverse(server: S3Server, mounted: Mounted) -> None:
     server.create_bucket("bucket")
     server.put("bucket", "d/a", b"one")

@@ -251,6 +251,51 @@ def test_answers_say_until_when_they_are_fresh() -> None:
     run(case)
 
 
+def test_a_listing_announces_what_was_answered_otherwise() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for name in ("gone", "replaced", "same"):
+            store.put(f"d/{name}", b"1")
+        for asked in (b"gone", b"replaced", b"new"):
+            await tree.lookup("d/", asked)
+        store.delete("d/gone")
+        store.put("d/replaced", b"22")
+        store.put("d/new", b"3")
+        store.put("d/unasked", b"4")
+        assert len(await entries(tree.open_listing("d/"))) == 4
+        changes = [await tree.changes.receive() for _ in range(3)]
+        assert sorted(changes) == [("d/", b"gone"), ("d/", b"new"), ("d/", b"replaced")]
+        with pytest.raises(trio.WouldBlock):
+            tree.changes.receive_nowait()
+
+    run(case)
+
+
+def test_what_is_as_it_was_or_as_old_as_may_be_is_not_announced() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("d/same", b"1")
+        store.put("d/gone", b"1")
+        await tree.lookup("d/", b"gone")
+        await trio.sleep(61)
+        await tree.lookup("d/", b"same")
+        store.delete("d/gone")
+        assert len(await entries(tree.open_listing("d/"))) == 1
+        with pytest.raises(trio.WouldBlock):
+            tree.changes.receive_nowait()
+
+    run(case)
+
+
+def test_changes_that_nobody_hears_of_are_not_kept_for_ever() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(1_001):
+            await tree.lookup(f"{number}/", b"x")
+            store.put(f"{number}/x", b"1")
+            await entries(tree.open_listing(f"{number}/"))
+        assert tree.changes.statistics().current_buffer_used == 1_000
+
+    run(case)
+
+
 def test_failed_listing_is_told_to_all_and_asked_again() -> None:
     async def case(store: MemoryStore, tree: Tree) -> None:
         store.put("a", b"x")

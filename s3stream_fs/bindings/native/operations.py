@@ -110,6 +110,10 @@ class Operations:
         )
         self._directories_unasked = self._frozen and Init.NO_OPENDIR_SUPPORT in agreement.offered
 
+    async def next_notification(self) -> bytes:
+        """Wait for something that the kernel has to be told unasked: a whole message."""
+        return replies.forget_entry(*await self._filesystem.next_change())
+
     def explanation(self) -> str:
         """What becomes of opens at present, and why."""
         return self._opening.explanation()

@@ -112,6 +112,10 @@ class Notify(IntEnum):
     STORE = 4
 
 
+EXPIRE_ONLY: Final = 1
+"""A flag of INVAL_ENTRY since 7.38: the kernel asks for the name again, and leaves what is open or mounted below."""
+
+
 IN_HEADER: Final = Struct("=IIQQ8xIH2x")
 """fuse_in_header: len, opcode, unique, nodeid, (uid, gid), pid of the thread, total_extlen in units of 8 bytes,
 (padding)."""

@@ -9,9 +9,13 @@ from s3stream_fs.bindings.native.protocol import (
     ATTR_OUT,
     DIRENT,
     ENTRY_OUT,
+    EXPIRE_ONLY,
+    NOTIFY_INVAL_ENTRY_OUT,
+    OUT_HEADER,
     STATFS_OUT,
     STATX,
     STATX_OUT,
+    Notify,
     padded,
 )
 from s3stream_fs.filesystem.attributes import CAPACITY, PREFERRED_IO_NBYTES, Attributes
@@ -100,6 +104,12 @@ def statfs() -> bytes:
         CAPACITY.name_max,
         CAPACITY.block_nbytes,
     )
+
+
+def forget_entry(parent: int, name: bytes) -> bytes:
+    """A whole message, which answers no request: what was said of this name is not true any more."""
+    body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), EXPIRE_ONLY) + name + b"\0"
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_ENTRY, 0) + body
 
 
 def dirent_nbytes(name: bytes, plus: bool) -> int:

@@ -45,7 +45,7 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errn
 class ServerStatistics:
     """``open_mode`` says what becomes of an open at present, and why; ``passed_through`` files are read by the kernel
     itself. ``waited`` requests took waiting, ``interrupted`` of those were given up by whoever made them, ``refused``
-    made no sense."""
+    made no sense. ``notifications`` told the kernel of names that had changed."""
 
     binding: str
     protocol: str
@@ -55,6 +55,7 @@ class ServerStatistics:
     waited: int
     interrupted: int
     refused: int
+    notifications: int
 
 
 class Server:
@@ -73,10 +74,12 @@ class Server:
         self._waited = 0
         self._interrupted = 0
         self._refused = 0
+        self._notifications = 0
 
     async def serve(self) -> None:
         """See Session."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notify)
             in_a_row = 0
             while True:
                 try:
@@ -122,6 +125,7 @@ class Server:
             waited=self._waited,
             interrupted=self._interrupted,
             refused=self._refused,
+            notifications=self._notifications,
         )
 
     def _answer(self, request: memoryview, nursery: trio.Nursery) -> None:
@@ -182,6 +186,18 @@ class Server:
         self._interrupted += scope.cancelled_caught
         self._reply(unique, code, body)
 
+    async def _notify(self) -> None:
+        """Tell the kernel what it has to know.
+
+        It takes a directory's lock for that, which somebody may hold who waits for a reply of ours: so it is told from
+        a thread, which may be left behind.
+        """
+        await self._ready.wait()
+        while True:
+            message = await self._operations.next_notification()
+            self._notifications += 1
+            await trio.to_thread.run_sync(_write_and_close, os.dup(self._fd), message, abandon_on_cancel=True)
+
     def _init(self, body: memoryview) -> bytes:
         if self._agreement is not None:
             raise OSError(errno.EINVAL, "INIT came a second time")
@@ -234,3 +250,15 @@ class Server:
                 log.error("the kernel does not take a reply of %d bytes: %s", len(body), error)
                 if code == 0:
                     self._reply(unique, errno.EIO, b"")
+
+
+def _write_and_close(fd: int, message: bytes) -> None:
+    """Write to a descriptor of one's own, so that it is still the device whenever this comes to run."""
+    try:
+        os.write(fd, message)
+    except OSError as error:
+        # A kernel that does not know the directory or the name has nothing to forget.
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR} | _GONE:
+            log.error("the kernel does not take a notification: %s", error)
+    finally:
+        os.close(fd)
