@@ -27,6 +27,7 @@ from s3stream_fs.bindings.native.protocol import (
     OPEN_OUT,
     READ_IN,
     RELEASE_IN,
+    Body,
     Init,
     Opcode,
     Open,
@@ -37,7 +38,6 @@ from s3stream_fs.namespace.listing import Listing
 
 log = logging.getLogger(__name__)
 
-Body = bytes | memoryview
 Later = Coroutine[Any, Any, Body]
 Reply = Body | Later | None
 Handler = Callable[[int, memoryview], Reply]

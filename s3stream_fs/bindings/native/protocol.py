@@ -182,6 +182,10 @@ NOTIFY_INVAL_ENTRY_OUT: Final = Struct("=QII")
 """fuse_notify_inval_entry_out: parent, namelen, flags; then the name and a NUL."""
 
 
+Body = bytes | memoryview
+"""What a reply carries behind its header."""
+
+
 def padded(nbytes: int) -> int:
     """The next multiple of 8, to which the kernel aligns records (FUSE_REC_ALIGN)."""
     return -(-nbytes // 8) * 8

@@ -17,8 +17,9 @@ import trio
 
 from s3stream_fs.bindings.native.interruption import is_killed
 from s3stream_fs.bindings.native.negotiation import Agreement, TooOld, agree, reply_to_init
-from s3stream_fs.bindings.native.operations import REFUSED, Body, Later, Operations
-from s3stream_fs.bindings.native.protocol import IN_HEADER, INTERRUPT_IN, OUT_HEADER, UNANSWERED, Opcode
+from s3stream_fs.bindings.native.operations import REFUSED, Later, Operations
+from s3stream_fs.bindings.native.protocol import IN_HEADER, INTERRUPT_IN, UNANSWERED, Body, Opcode
+from s3stream_fs.bindings.native.writer import GONE, LARGE_NBYTES, Writer
 from s3stream_fs.errors import S3StreamError, UsageError, errno_of
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,6 @@ read all the same: those that are interrupted, and those that need not wait, mus
 _GRACE_SECONDS: Final = 1.0
 """How long a request goes on whose maker got a signal that does not kill it: a timer's, a child's, Ctrl-Z. No program
 expects stat() to fail for such a thing (Python says that the file does not exist), and most answers come in time."""
-
-_GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
-"""What the device says once the mount is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,7 @@ class Server:
     def __init__(self, fd: int, operations: Operations) -> None:
         self._fd = fd
         self._operations = operations
+        self._writer = Writer(fd)
         self._buffer = bytearray(_REQUEST_NBYTES)
         self._view = memoryview(self._buffer)
         self._waiting: dict[int, tuple[trio.CancelScope, int]] = {}
@@ -78,38 +77,43 @@ class Server:
 
     async def serve(self) -> None:
         """See Session."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._notify)
-            in_a_row = 0
-            while True:
-                try:
-                    nbytes = os.readv(self._fd, [self._buffer])
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self._fd)
-                    in_a_row = 0
+        with self._writer:
+            async with trio.open_nursery() as nursery:
+                await self._serve(nursery)
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._notify)
+        in_a_row = 0
+        while True:
+            try:
+                nbytes = os.readv(self._fd, [self._buffer])
+            except BlockingIOError:
+                if self._writer.flush():
                     continue
-                except OSError as error:
-                    if error.errno in _GONE:
-                        break
-                    if error.errno in (errno.ENOENT, errno.EINTR):
-                        continue  # the request was given up while it was being read
-                    if error.errno == errno.EPERM and self._agreement is None:
-                        raise UsageError(
-                            "the descriptor of /dev/fuse is not mounted anywhere; mount it first"
-                        ) from None
-                    raise
-                if nbytes == 0:
-                    break  # the other end of a socket, which stands for the device in tests, was closed
-                self._requests += 1
-                self._answer(self._view[:nbytes], nursery)
-                if self._failure is not None:
-                    raise self._failure
-                in_a_row += 1
-                if in_a_row >= _IN_A_ROW:
-                    await trio.lowlevel.checkpoint()
-                    in_a_row = 0
-            self._ready.set()  # if only to be taken down again
-            nursery.cancel_scope.cancel()
+                await trio.lowlevel.wait_readable(self._fd)
+                in_a_row = 0
+                continue
+            except OSError as error:
+                if error.errno in GONE:
+                    break
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    continue  # the request was given up while it was being read
+                if error.errno == errno.EPERM and self._agreement is None:
+                    raise UsageError("the descriptor of /dev/fuse is not mounted anywhere; mount it first") from None
+                raise
+            if nbytes == 0:
+                break  # the other end of a socket, which stands for the device in tests, was closed
+            self._requests += 1
+            self._answer(self._view[:nbytes], nursery)
+            if self._failure is not None:
+                raise self._failure
+            in_a_row += 1
+            if in_a_row >= _IN_A_ROW:
+                self._writer.flush()
+                await trio.lowlevel.checkpoint()
+                in_a_row = 0
+        self._ready.set()  # if only to be taken down again
+        nursery.cancel_scope.cancel()
 
     async def wait_ready(self) -> None:
         """See Session."""
@@ -136,7 +140,7 @@ class Server:
         nbytes, opcode, unique, number, thread, extension = IN_HEADER.unpack_from(request)
         if nbytes != len(request):
             log.error("the kernel sent a request of %d bytes that says %d", len(request), nbytes)
-            self._reply(unique, errno.EIO, b"")
+            self._writer.reply(unique, errno.EIO, b"")
             return
         body = request[IN_HEADER.size : nbytes - 8 * extension]
         try:
@@ -144,28 +148,31 @@ class Server:
                 self._interrupt(body)
                 return
             if opcode == Opcode.INIT:
-                self._reply(unique, 0, self._init(body))
+                self._writer.reply(unique, 0, self._init(body))
                 if self._agreement is not None and self._failure is None:
                     self._ready.set()
                 return
             handler = self._operations.handlers.get(opcode)
             if handler is None:
                 if opcode not in UNANSWERED:
-                    self._reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
+                    self._writer.reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
                 return
             reply = handler(number, body)
         except Exception as error:
             code = self._code_of(error, opcode)
             if opcode not in UNANSWERED:
-                self._reply(unique, code, b"")
+                self._writer.reply(unique, code, b"")
             return
         if reply is None:
             return
         if isinstance(reply, bytes | memoryview):
-            self._reply(unique, 0, reply)
+            if len(reply) < LARGE_NBYTES:
+                self._writer.reply(unique, 0, reply)
+            else:
+                self._writer.hold(unique, reply)
         elif len(self._waiting) >= _MAX_WAITING:
             reply.close()
-            self._reply(unique, errno.EAGAIN, b"")
+            self._writer.reply(unique, errno.EAGAIN, b"")
         else:
             self._waited += 1
             scope = trio.CancelScope()
@@ -184,19 +191,18 @@ class Server:
         finally:
             del self._waiting[unique]
         self._interrupted += scope.cancelled_caught
-        self._reply(unique, code, body)
+        if len(body) < LARGE_NBYTES or not self._waiting:
+            self._writer.reply(unique, code, body)
+        else:
+            self._writer.hand_over(unique, body)  # the others that wait need this thread
 
     async def _notify(self) -> None:
-        """Tell the kernel what it has to know.
-
-        It takes a directory's lock for that, which somebody may hold who waits for a reply of ours: so it is told from
-        a thread, which may be left behind.
-        """
+        """Tell the kernel what it has to know."""
         await self._ready.wait()
         while True:
             message = await self._operations.next_notification()
             self._notifications += 1
-            await trio.to_thread.run_sync(_write_and_close, os.dup(self._fd), message, abandon_on_cancel=True)
+            await self._writer.notify(message)
 
     def _init(self, body: memoryview) -> bytes:
         if self._agreement is not None:
@@ -236,29 +242,3 @@ class Server:
             return errno.EINVAL
         log.error("bug: operation %d", opcode, exc_info=error)
         return errno.EIO
-
-    def _reply(self, unique: int, code: int, body: Body) -> None:
-        header = OUT_HEADER.pack(OUT_HEADER.size + len(body), -code, unique)
-        try:
-            if len(body) == 0:
-                os.write(self._fd, header)
-            else:
-                os.writev(self._fd, (header, body))
-        except OSError as error:
-            # Given up by whoever made it, or the mount is gone: nobody waits for it.
-            if error.errno != errno.ENOENT and error.errno not in _GONE:
-                log.error("the kernel does not take a reply of %d bytes: %s", len(body), error)
-                if code == 0:
-                    self._reply(unique, errno.EIO, b"")
-
-
-def _write_and_close(fd: int, message: bytes) -> None:
-    """Write to a descriptor of one's own, so that it is still the device whenever this comes to run."""
-    try:
-        os.write(fd, message)
-    except OSError as error:
-        # A kernel that does not know the directory or the name has nothing to forget.
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR} | _GONE:
-            log.error("the kernel does not take a notification: %s", error)
-    finally:
-        os.close(fd)
