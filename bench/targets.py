@@ -153,7 +153,7 @@ TARGETS: Final = (
     Target("the same, of a local folder", _ratio(_rate("epoch@nvme"), _rate("epoch@nvme", "local")), 0.5, ""),
     Target(
         "stream from the disk by passthrough, of a local folder",
-        _ratio(_rate("epoch-large@again", PASSTHROUGH), _rate("epoch-large@again", "local")),
+        _ratio(_rate("epoch-large@complete", PASSTHROUGH), _rate("epoch-large@complete", "local")),
         0.95,
         "",
     ),

@@ -38,7 +38,7 @@ def scenarios(quick: bool) -> list[Scenario]:
             Unit.MIB,
             streamed,
             (large_tree,),
-            variants=(Variant.COLD, Variant.NVME, Variant.AGAIN),
+            variants=(Variant.COLD, Variant.NVME, Variant.COMPLETE),
             warm_load=replace(streamed, compare=False),
         ),
         Scenario(

@@ -24,7 +24,7 @@ class Variant(StrEnum):
     MEMORY = "memory"  # again at once
     NAMES = "names"  # again without the kernel's names and inodes: each has to be looked up anew
     NVME = "nvme"  # again without the kernel's pages: the contestant's cache on disk answers, or its memory
-    AGAIN = "again"  # as before, once more: the disk has now taken what it could not take the first time
+    COMPLETE = "complete"  # as before, after it was read until nothing was fetched: the disk has taken all of it
     REMOUNT = "remount"  # again after an unmount and a mount over the same cache folder
 
 

@@ -119,10 +119,7 @@ class Fetcher:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
         part = self._memory.find(object_id, wanted.start)
         if part is not None:
-            if wanted.stop > part.byte_range.stop:
-                return None
-            self._memory_hits += 1
-            return self._memory.read(part, wanted.start, wanted.stop)
+            return self._read_held(part, wanted.start, wanted.stop) if wanted.stop <= part.byte_range.stop else None
         view = self._disk.read_nowait(object_id, wanted)
         if view is not None:
             self._disk_hits += 1
@@ -213,12 +210,22 @@ class Fetcher:
             get_seconds=self.get_seconds,
         )
 
+    def _read_held(self, part: Part, start: int, stop: int) -> memoryview:
+        """Bytes of a part that was in memory when it was asked for."""
+        self._memory_hits += 1
+        if part.unsaved and stop == part.byte_range.stop:
+            # Or the disk would never have it for as long as memory does.
+            self._save(part)
+        return self._memory.read(part, start, stop)
+
+    def _save(self, part: Part) -> None:
+        part.unsaved = not self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
+
     async def _next_piece(self, object_id: ObjectId, start: int, stop: int) -> memoryview | None:
         """Bytes from ``start`` on, as many as the place that has them holds; None where no place has any."""
         part = self._memory.find(object_id, start)
         if part is not None:
-            self._memory_hits += 1
-            return self._memory.read(part, start, min(stop, part.byte_range.stop))
+            return self._read_held(part, start, min(stop, part.byte_range.stop))
         flight = self._flights.get(object_id, {}).get(start // BLOCK_BYTES)
         if flight is not None:
             self._joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
@@ -341,7 +348,7 @@ class Fetcher:
         if part.complete:
             self._concurrency.on_complete(len(part.byte_range), now - flight.started_at, now)
             self._memory.hold(part)
-            self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
+            self._save(part)
             self._land(flight, None)
         else:
             self._failed += error is not None

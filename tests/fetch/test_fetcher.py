@@ -47,11 +47,13 @@ def run(
     memory: int = 256 * MIB,
     disk: int = 0,
     slots: int = 128,
+    queue: int = 64 * MIB,
 ) -> None:
     async def main() -> None:
         store = MemoryStore()
         tier = MemoryTier(memory)
-        async with open_disk_tier(DiskTierConfig(folder, disk, 0.0), "x") as disk_tier, trio.open_nursery() as nursery:
+        config = DiskTierConfig(folder, disk, 0.0, queue)
+        async with open_disk_tier(config, "x") as disk_tier, trio.open_nursery() as nursery:
             fetcher = Fetcher(store, tier, disk_tier, FetchConfig(), Congestion(slots), nursery)
             with trio.fail_after(60):
                 await case(Rig(store, tier, disk_tier, fetcher, Reader(fetcher, ReadAheadConfig(), memory)))
@@ -190,6 +192,26 @@ def test_read_ahead_that_a_reader_came_to_wait_for_is_not_dropped(tmp_path: Path
         assert len(found) == 5
 
     run(tmp_path, case, memory=4 * BLOCK_BYTES, slots=3)
+
+
+def test_what_the_disk_had_no_time_for_is_saved_when_it_is_read_again(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        ids = [rig.store.put(key, DATA[:700_000]) for key in ("a", "b")]
+        rig.store.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for object_id in ids:
+                nursery.start_soon(rig.reader.read, object_id, 0, 700_000)
+            await wait_all_tasks_blocked()
+            rig.store.gate.set()
+        assert rig.disk.statistics().dropped_writes == 1  # the queue has room for one of them
+        await rig.disk.flush()
+        for object_id in ids:
+            assert await rig.reader.read(object_id, 0, 700_000) == DATA[:700_000]
+        await rig.disk.flush()
+        assert [rig.disk.cached_nbytes(object_id) for object_id in ids] == [700_000, 700_000]
+        assert len(rig.gets()) == 2
+
+    run(tmp_path, case, disk=64 * MIB, queue=MIB)
 
 
 def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
