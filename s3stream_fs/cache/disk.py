@@ -47,7 +47,7 @@ _INLINE_NBYTES: Final = 1024 * 1024
 class DiskTierConfig:
     """``limit_nbytes`` on disk (0: no disk tier); ``reserve_fraction`` of the file system is always left free.
 
-    ``queue_nbytes`` may wait in memory for the disk; more are dropped, so that a slow disk never holds a reader.
+    ``queue_nbytes`` are taken at once; more have to wait in the memory tier, so that a slow disk never holds a reader.
     """
 
     directory: Path
@@ -58,7 +58,7 @@ class DiskTierConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no time or no room."""
+    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no room."""
 
     enabled: bool
     limit_nbytes: int
@@ -140,10 +140,10 @@ class DiskTier:
         return self._checked(record, span, buffer, wanted)
 
     def put_nowait(self, object_id: ObjectId, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
-        """Have a block-aligned range written, soon. False where there was no time or no room for it."""
+        """Have a block-aligned range written, soon. False where there is no time: it may be given again later."""
         record = self._record(object_id)
         if record is None:
-            return False
+            return True  # there is no disk tier, or its disk is at fault
         if self._has(record, byte_range):
             return True
         return self._writer.put_nowait(record, byte_range, pieces)

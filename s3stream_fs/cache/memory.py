@@ -18,7 +18,7 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 class Part:
     """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
 
-    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent", "unsaved")
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent")
 
     def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         self.object_id = object_id
@@ -27,8 +27,6 @@ class Part:
         """The views of this part that the memory tier has given out and that are still in use."""
         self.spent = False
         """It was read to its end."""
-        self.unsaved = False
-        """The disk tier had no time for it."""
         self.filled_to = byte_range.start
         """Absolute offset up to which bytes have arrived; only grows."""
         self._pieces: list[memoryview] = []
@@ -88,7 +86,8 @@ class _Loan(weakref.ref[memoryview]):
 class MemoryStatistics:
     """``nbytes_reserved`` is for what is in flight, ``nbytes_held`` is complete; their sum is at most ``limit_nbytes``.
 
-    ``nbytes_lent``, of those held, are in parts that somebody is reading at this moment.
+    ``nbytes_lent``, of those held, are in parts that somebody is reading at this moment. ``parts_unsaved`` wait for the
+    disk tier to have time; those that were evicted before it had any are ``parts_evicted_unsaved``.
     """
 
     limit_nbytes: int
@@ -98,6 +97,8 @@ class MemoryStatistics:
     parts_held: int
     parts_evicted: int
     parts_evicted_unread: int
+    parts_unsaved: int
+    parts_evicted_unsaved: int
 
 
 class MemoryTier:
@@ -116,9 +117,12 @@ class MemoryTier:
         self._spent: OrderedDict[Part, None] = OrderedDict()
         self._fresh: OrderedDict[Part, None] = OrderedDict()
         self._by_object: dict[ObjectId, dict[int, Part]] = {}
+        self._unsaved: OrderedDict[Part, None] = OrderedDict()
+        """Held parts that the disk tier is still to be given, those that came first in front."""
         self._parts_held = 0
         self._parts_evicted = 0
         self._parts_evicted_unread = 0
+        self._parts_evicted_unsaved = 0
 
     def reserve_nowait(self, nbytes: int) -> bool:
         """Set ``nbytes`` aside for a GET, evicting what is held. False where even that would not make room.
@@ -165,6 +169,18 @@ class MemoryTier:
         part.loans.add(loan)
         return view
 
+    def remember_unsaved(self, part: Part) -> None:
+        """The disk tier has no time for a part that is held. It is among the unsaved until it is saved or evicted."""
+        self._unsaved[part] = None
+
+    def first_unsaved(self) -> Part | None:
+        """The unsaved part that has waited longest, if there is any."""
+        return next(iter(self._unsaved), None)
+
+    def forget_unsaved(self, part: Part) -> None:
+        """The disk tier has taken it."""
+        del self._unsaved[part]
+
     def statistics(self) -> MemoryStatistics:
         return MemoryStatistics(
             limit_nbytes=self.limit_nbytes,
@@ -174,6 +190,8 @@ class MemoryTier:
             parts_held=self._parts_held,
             parts_evicted=self._parts_evicted,
             parts_evicted_unread=self._parts_evicted_unread,
+            parts_unsaved=len(self._unsaved),
+            parts_evicted_unsaved=self._parts_evicted_unsaved,
         )
 
     def _returned(self, loan: weakref.ref[memoryview]) -> None:
@@ -188,6 +206,9 @@ class MemoryTier:
         """Drop the part that is first to go; there is one."""
         part, _ = (self._spent or self._fresh).popitem(last=False)
         self._parts_evicted_unread += not part.spent
+        if part in self._unsaved:
+            del self._unsaved[part]
+            self._parts_evicted_unsaved += 1
         self._parts_evicted += 1
         self._parts_held -= 1
         self._nbytes_held -= len(part.byte_range)

@@ -140,10 +140,11 @@ class Writer:
         self._thread.start()
 
     def put_nowait(self, record: Record, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
-        """Queue a write. False, and counted, where the queue is full."""
+        """Queue a write. False where the queue is full."""
         with self._wake:
-            if self.broken or self._queued_nbytes + len(byte_range) > self._max_queued_nbytes:
-                self.dropped += 1
+            if self.broken:
+                return True  # nothing will ever come of it
+            if self._queued_nbytes and self._queued_nbytes + len(byte_range) > self._max_queued_nbytes:
                 return False
             self._queued_nbytes += len(byte_range)
             self._queue.append(_Write(record, byte_range, pieces))

@@ -78,6 +78,22 @@ def test_part_read_to_its_end_is_evicted_first() -> None:
     assert tier.statistics().parts_evicted_unread == 0
 
 
+def test_what_waits_for_the_disk_is_forgotten_with_its_part() -> None:
+    tier = MemoryTier(3 * BLOCK_BYTES)
+    parts = [filled(tier, index) for index in range(3)]
+    for part in parts:
+        tier.remember_unsaved(part)
+    tier.forget_unsaved(parts[1])
+    assert tier.first_unsaved() is parts[0]
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.first_unsaved() is parts[2]
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    statistics = tier.statistics()
+    assert (statistics.parts_unsaved, statistics.parts_evicted_unsaved) == (1, 1)
+    assert tier.reserve_nowait(BLOCK_BYTES)
+    assert tier.first_unsaved() is None
+
+
 def test_least_recently_read_goes_next() -> None:
     tier = MemoryTier(2 * BLOCK_BYTES)
     first, _second = filled(tier, 0), filled(tier, 1)

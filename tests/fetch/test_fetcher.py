@@ -194,7 +194,7 @@ def test_read_ahead_that_a_reader_came_to_wait_for_is_not_dropped(tmp_path: Path
     run(tmp_path, case, memory=4 * BLOCK_BYTES, slots=3)
 
 
-def test_what_the_disk_had_no_time_for_is_saved_when_it_is_read_again(tmp_path: Path) -> None:
+def test_what_the_disk_had_no_time_for_is_saved_later(tmp_path: Path) -> None:
     async def case(rig: Rig) -> None:
         ids = [rig.store.put(key, DATA[:700_000]) for key in ("a", "b")]
         rig.store.gate = trio.Event()
@@ -203,15 +203,33 @@ def test_what_the_disk_had_no_time_for_is_saved_when_it_is_read_again(tmp_path: 
                 nursery.start_soon(rig.reader.read, object_id, 0, 700_000)
             await wait_all_tasks_blocked()
             rig.store.gate.set()
-        assert rig.disk.statistics().dropped_writes == 1  # the queue has room for one of them
-        await rig.disk.flush()
-        for object_id in ids:
-            assert await rig.reader.read(object_id, 0, 700_000) == DATA[:700_000]
+        assert rig.memory.statistics().parts_unsaved == 1  # the queue has room for one of them
+        while rig.memory.statistics().parts_unsaved:
+            await trio.lowlevel.checkpoint()
         await rig.disk.flush()
         assert [rig.disk.cached_nbytes(object_id) for object_id in ids] == [700_000, 700_000]
-        assert len(rig.gets()) == 2
+        assert rig.memory.statistics().parts_evicted_unsaved == 0
 
     run(tmp_path, case, disk=64 * MIB, queue=MIB)
+
+
+def test_without_a_disk_nothing_waits_for_it(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA)
+        assert await rig.reader.read(object_id, 0, 700_000) == DATA[:700_000]
+        assert rig.memory.statistics().parts_unsaved == 0
+
+    run(tmp_path, case, queue=1)
+
+
+def test_what_is_larger_than_the_disks_queue_is_saved_too(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        object_id = rig.store.put("key", DATA[:MIB])
+        assert len(await rig.reader.read(object_id, 0, MIB)) == MIB
+        await rig.disk.flush()
+        assert rig.disk.cached_nbytes(object_id) == MIB
+
+    run(tmp_path, case, disk=64 * MIB, queue=1)
 
 
 def test_dropped_read_ahead_is_read_all_the_same(tmp_path: Path) -> None:
