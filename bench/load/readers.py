@@ -73,7 +73,7 @@ class FileReader:
         content.pattern()  # made before the clock starts
 
     def __call__(self, job: Job, tally: Tally, deadline: float) -> None:
-        if self._via is Via.WALK:
+        if self._via in (Via.STAT, Via.WALK):
             self._look_at(job.key, tally)
             return
         began = time.perf_counter()
@@ -92,10 +92,10 @@ class FileReader:
         return self._compare and not content.matches(key, offset, data)
 
     def _look_at(self, key: str, tally: Tally) -> None:
-        """As os.walk with a stat of each file does it, one after the other."""
+        """A stat of a file; of a walk, with a listing before the first of each folder."""
         began = time.perf_counter()
         folder, _, _ = key.rpartition("/")
-        if folder != getattr(self._local, "folder", None):
+        if self._via is Via.WALK and folder != getattr(self._local, "folder", None):
             self._local.folder = folder
             with os.scandir(self._root / folder) as entries:
                 for entry in entries:

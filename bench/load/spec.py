@@ -18,6 +18,7 @@ class Via(StrEnum):
     SHARED_DESCRIPTOR = "shared-descriptor"  # jobs of one file share one open descriptor
     PARQUET = "parquet"
     NPZ = "npz"
+    STAT = "stat"  # a stat of each file; nothing is listed or read
     WALK = "walk"  # a stat of each file, and before the first of a folder a listing of it; nothing is read
 
 

@@ -42,6 +42,14 @@ def scenarios(quick: bool) -> list[Scenario]:
             warm_load=replace(streamed, compare=False),
         ),
         Scenario(
+            "stat",
+            f"a stat of {len(work):,} shuffled files, of which nothing was listed",
+            Unit.FILES,
+            Load(tuple(replace(job, reads=()) for job in work), via=Via.STAT),
+            (_TREE,),
+            variants=(Variant.COLD, Variant.MEMORY, Variant.NAMES),
+        ),
+        Scenario(
             "walk",
             f"{len(listed) - 1} folders listed, and a stat of each of their {len(work):,} files",
             Unit.FILES,

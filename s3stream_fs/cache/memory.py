@@ -152,6 +152,10 @@ class MemoryTier:
         for index in part.byte_range.blocks():
             blocks[index] = part
 
+    def holds_most(self, object_id: ObjectId) -> bool:
+        """Whether more than half of an object's blocks are held."""
+        return 2 * len(self._by_object.get(object_id, ())) > len(object_id.whole.blocks())
+
     def find(self, object_id: ObjectId, offset: int) -> Part | None:
         """The held part in which ``offset`` lies."""
         blocks = self._by_object.get(object_id)

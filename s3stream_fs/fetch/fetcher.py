@@ -133,6 +133,10 @@ class Fetcher:
             self._disk_hits += 1
         return view
 
+    def holds_most(self, object_id: ObjectId) -> bool:
+        """Whether most of an object can be had from memory."""
+        return self._memory.holds_most(object_id)
+
     def coming(self, object_id: ObjectId, offset: int) -> bool:
         """Whether a GET that brings this byte is queued or under way."""
         return offset // BLOCK_BYTES in self._flights.get(object_id, {})

@@ -163,6 +163,11 @@ class FileSystem:
         inode = self._inodes.get(number)
         return self._disk.whole_file_nowait(inode.info.id) if isinstance(inode, FileInode) else None
 
+    def mostly_in_memory(self, number: int) -> bool:
+        """Whether most of a file's bytes are held in memory, from where they come faster than from a disk."""
+        inode = self._inodes.get(number)
+        return isinstance(inode, FileInode) and self._reader.holds_most(inode.info.id)
+
     def release(self, number: int) -> None:
         """A hint that a file was closed for the last time."""
         inode = self._inodes.get(number)

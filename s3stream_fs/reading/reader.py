@@ -55,6 +55,10 @@ class Reader:
         view = self.read_nowait(object_id, offset, size)
         return await self.fetch(object_id, offset, size) if view is None else view
 
+    def holds_most(self, object_id: ObjectId) -> bool:
+        """Whether most of an object can be had from memory."""
+        return self._fetcher.holds_most(object_id)
+
     def read_nowait(self, object_id: ObjectId, offset: int, size: int) -> memoryview | None:
         """What ``read`` gives, where it is at hand. None where it takes waiting: then go on with ``fetch``."""
         stop = min(offset + size, object_id.size)

@@ -78,6 +78,16 @@ def test_part_read_to_its_end_is_evicted_first() -> None:
     assert tier.statistics().parts_evicted_unread == 0
 
 
+def test_most_of_an_object_is_more_than_half_of_its_blocks() -> None:
+    tier = MemoryTier(100 * BLOCK_BYTES)
+    assert not tier.holds_most(OBJECT)
+    nblocks = len(OBJECT.whole.blocks())
+    for index in range(nblocks // 2 + 1):
+        assert not tier.holds_most(OBJECT)
+        filled(tier, index)
+    assert tier.holds_most(OBJECT)
+
+
 def test_what_waits_for_the_disk_is_forgotten_with_its_part() -> None:
     tier = MemoryTier(3 * BLOCK_BYTES)
     parts = [filled(tier, index) for index in range(3)]

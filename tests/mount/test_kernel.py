@@ -104,6 +104,22 @@ def test_whole_cached_files_are_read_by_the_kernel_itself(server: S3Server, moun
     assert server.count("GET") > gets  # what was missing of the partial one
 
 
+def test_auto_hands_over_what_memory_does_not_hold(server: S3Server, mounted: Mounted, bucket: str) -> None:
+    server.put(bucket, "large", DATA)
+    mount = mounted(server, bucket)
+    path = mount.path / "large"
+    assert path.read_bytes() == DATA
+    wait_until(lambda: os.getxattr(path, "user.s3stream.cached") == b"%d" % len(DATA))
+    with path.open("rb"):
+        assert mount.stats()["kernel"]["passed_through"] == 0
+    mount.remount()
+    drop_kernel_pages()
+    assert path.read_bytes() == DATA  # each block is seen to be right
+    with path.open("rb") as file:
+        assert mount.stats()["kernel"]["passed_through"] == 1
+        assert file.read() == DATA
+
+
 def test_a_file_that_is_evicted_while_it_passes_through_keeps_its_bytes(
     server: S3Server, mounted: Mounted, bucket: str
 ) -> None:

@@ -74,6 +74,11 @@ class Opening:
         self._may_pass_through = False
 
     @property
+    def prefers_memory(self) -> bool:
+        """Whether a file that memory holds is not handed over: pages of it that the kernel has would not count."""
+        return self._mode is not OpenMode.PASSTHROUGH
+
+    @property
     def unasked(self) -> bool:
         return self._unasked
 

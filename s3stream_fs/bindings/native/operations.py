@@ -166,9 +166,9 @@ class Operations:
         return OPEN_OUT.pack(number, Open.KEEP_CACHE | Open.NOFLUSH, 0)
 
     def _hand_over(self, number: int) -> bool:
-        """Give the kernel the whole file of the disk cache, if there is one. It holds it until the last release."""
+        """Give the kernel the whole file of the disk cache, if that is there and best. It holds it until released."""
         file = self._filesystem.whole_file(number)
-        if file is None:
+        if file is None or (self._opening.prefers_memory and self._filesystem.mostly_in_memory(number)):
             return False
         try:
             self._backing.open(number, file.fileno())

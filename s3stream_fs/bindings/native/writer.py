@@ -77,6 +77,7 @@ class Writer:
 
     def hand_over(self, unique: int, body: Body) -> None:
         """Answer with something large; a thread writes it."""
+        self._written.clear()
         if self._threads:
             self._queue.put((unique, body))
         else:
