@@ -157,5 +157,6 @@ TARGETS: Final = (
         0.95,
         "",
     ),
-    Target("CPU per LOOKUP", _of("stat@names", lambda one: one.cpu_per_unit), 20, "µs", False),
+    Target("CPU per LOOKUP, one after another", _of("stat@names", lambda one: one.cpu_per_unit), 20, "µs", False),
+    Target("the same, 8 readers", _of("stat-8@names", lambda one: one.cpu_per_unit), 20, "µs", False),
 )

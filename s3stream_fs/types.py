@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 BLOCK_BYTES: Final = 256 * 1024
 """Size of a block, the unit in which presence, checksums and random reads are counted.
@@ -55,8 +55,7 @@ class ByteRange:
             start = stop
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectId:
+class ObjectId(NamedTuple):
     """One version of one object: what a name meant at one moment, for ever.
 
     Bytes are always named by ``(ObjectId, offset)``, so data never needs invalidation: a changed object has another
@@ -68,18 +67,13 @@ class ObjectId:
     etag: str
     size: int
 
-    def __hash__(self) -> int:
-        # A string keeps its hash, and a key hardly ever has two versions here: a third of the time of hashing all.
-        return hash(self.key)
-
     @property
     def whole(self) -> ByteRange:
         """All bytes of the object. Raises ValueError for an empty object, which has none."""
         return ByteRange(0, self.size)
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """What a listing or a HEAD says of one object."""
 
     id: ObjectId

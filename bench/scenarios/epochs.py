@@ -16,11 +16,26 @@ def scenarios(quick: bool) -> list[Scenario]:
     listed = folders(work)
     # The cold epoch compares every byte; in the warm ones the comparison would take longer than open, read and close.
     cold = Load(work, 64, folders=listed)
-    walked = tuple(sorted((replace(job, reads=()) for job in work), key=lambda job: job.key))
+    looked_at = Load(tuple(replace(job, reads=()) for job in work), via=Via.STAT)
+    walked = tuple(sorted(looked_at.jobs, key=lambda job: job.key))
     size, nlarge = (256 * MIB, 1) if quick else (1024 * MIB, 2)
     large_tree = f"large:{nlarge}:{size}"
     large = jobs(large_tree, nlarge, whole(size, MIB))
     streamed = Load(large, folders=folders(large))
+
+    def stat(name: str, readers: int) -> Scenario:
+        load = replace(looked_at, readers=readers)
+        how = "one after another" if readers == 1 else f"by {readers} readers"
+        return Scenario(
+            name,
+            f"a stat of {len(work):,} shuffled files, {how}; their directories were listed once, before",
+            Unit.FILES,
+            replace(load, folders=listed),
+            (_TREE,),
+            variants=(Variant.COLD, Variant.NAMES),
+            warm_load=load,
+        )
+
     return [
         Scenario(
             "epoch",
@@ -41,14 +56,8 @@ def scenarios(quick: bool) -> list[Scenario]:
             variants=(Variant.COLD, Variant.NVME, Variant.COMPLETE),
             warm_load=replace(streamed, compare=False),
         ),
-        Scenario(
-            "stat",
-            f"a stat of {len(work):,} shuffled files, of which nothing was listed",
-            Unit.FILES,
-            Load(tuple(replace(job, reads=()) for job in work), via=Via.STAT),
-            (_TREE,),
-            variants=(Variant.COLD, Variant.MEMORY, Variant.NAMES),
-        ),
+        stat("stat", 1),
+        stat("stat-8", 8),
         Scenario(
             "walk",
             f"{len(listed) - 1} folders listed, and a stat of each of their {len(work):,} files",

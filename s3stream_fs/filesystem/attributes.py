@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.types import ObjectInfo
@@ -43,8 +43,7 @@ class AttributeConfig:
     dir_mode: int = _ALL_READ_AND_SEARCH
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """One stat result in this package's own type. ``mode`` holds file type and permission bits, times are in ns."""
 
     inode: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -53,8 +53,7 @@ class FileSystemStatistics:
     deadlines_missed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """``attributes`` is None for a name that stands for nothing. A kernel may keep either for ``valid_seconds``."""
 
     attributes: Attributes | None

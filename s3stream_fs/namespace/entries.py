@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from s3stream_fs.types import ObjectInfo
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """A name that stands for one object. ``name`` is exactly the bytes of the key's last component."""
 
     name: bytes
     info: ObjectInfo
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
+class DirectoryEntry(NamedTuple):
     """A name under which there are further keys, or whose marker (a key that ends with ``/``) exists.
 
     ``prefix`` is the beginning of all its keys in the bucket and ends with ``/``.

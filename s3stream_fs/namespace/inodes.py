@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from s3stream_fs.errors import NotFound
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
@@ -22,14 +22,12 @@ _FIRST: Final = 16
 """Smaller numbers are left to the root and to the kernel's own meanings (0 says: no such entry)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileInode:
+class FileInode(NamedTuple):
     number: int
     info: ObjectInfo
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryInode:
+class DirectoryInode(NamedTuple):
     number: int
     prefix: str
 
@@ -56,16 +54,15 @@ class InodeTable:
     def number_of(self, entry: Entry) -> int:
         """The number that this entry has, remembered or not."""
         name = _identity(entry)
-        attempt = 0
+        digest = blake2b(name, digest_size=8).digest()
         while True:
-            digest = blake2b(name, digest_size=8, salt=attempt.to_bytes(16, "little")).digest()
             number = max(int.from_bytes(digest, "little"), _FIRST)
             known = self._inodes.get(number)
             if known is None or _stands_for(known, entry):
                 return number
             # Two of 64 bits the same: one chance in millions for a whole bucket, but then wrong bytes. Try the next.
             self._collisions += 1
-            attempt += 1
+            digest = blake2b(digest, digest_size=8).digest()
 
     def remember(self, entry: Entry) -> Inode:
         """The inode of an entry that the kernel is being told of: one reference more.
@@ -124,13 +121,12 @@ class InodeTable:
 
 def _identity(entry: Entry) -> bytes:
     if isinstance(entry, DirectoryEntry):
-        return b"d\0" + entry.prefix.encode("utf-8", "surrogatepass")
-    # NUL cannot stand in a shown key, so no two versions spell the same.
-    return b"f\0%b\0%b\0%d" % (
-        entry.info.id.key.encode("utf-8", "surrogatepass"),
-        entry.info.id.etag.encode("utf-8", "surrogatepass"),
-        entry.info.id.size,
-    )
+        text = f"d\0{entry.prefix}"
+    else:
+        # NUL cannot stand in a shown key, so no two versions spell the same.
+        key, etag, size = entry.info.id
+        text = f"f\0{key}\0{etag}\0{size}"
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _stands_for(inode: Inode, entry: Entry) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import trio
 from cachetools import LRUCache
@@ -41,8 +41,7 @@ _LOOKUP_LIMIT: Final = 100
 character below '/', which are rarely many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """``entry`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
 
     entry: Entry | None
@@ -108,7 +107,7 @@ class Tree:
             return Answer(None, trio.current_time() + self._ttl_seconds)
         answer = await self._answer(prefix, name, text)
         if isinstance(answer.entry, FileEntry) and answer.entry.info.archived:
-            return Answer(replace(answer.entry, info=await self._thaw(answer.entry.info)), answer.fresh_until)
+            return Answer(answer.entry._replace(info=await self._thaw(answer.entry.info)), answer.fresh_until)
         return answer
 
     def open_listing(self, prefix: str) -> Listing:
@@ -209,7 +208,7 @@ class Tree:
             except NotFound:
                 return info
             known = self._thawed[info.id] = (head.id == info.id and not head.archived, fresh_until)
-        return replace(info, restored=known[0])
+        return info._replace(restored=known[0])
 
     def _fresh_listing(self, prefix: str) -> Listing | None:
         listing = self._listings.get(prefix)

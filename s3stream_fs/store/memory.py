@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import md5
 from typing import Final
 
@@ -52,7 +52,7 @@ class MemoryStore:
     def restore(self, key: str) -> None:
         """Make an archived object readable."""
         info, data = self._objects[key]
-        self._objects[key] = (replace(info, restored=True), data)
+        self._objects[key] = (info._replace(restored=True), data)
 
     def fail_next(self, kind: str, error: StoreError, times: int = 1, after_nbytes: int = 0) -> None:
         """Let the next requests of a kind (HEAD, LIST, GET) fail, a GET after so many bytes were delivered."""

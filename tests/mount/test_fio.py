@@ -16,7 +16,7 @@ Mounted = Callable[..., Mount]
 NBYTES = 48 * 1024 * 1024
 NREADERS = 4
 
-WRITTEN = ("--verify=crc32c", "--verify_interval=4k", f"--size={NBYTES}", "--randseed=7")
+WRITTEN = ("--verify=crc32c", "--verify_state_save=0", "--verify_interval=4k", f"--size={NBYTES}", "--randseed=7")
 
 
 def fio(path: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -55,8 +55,9 @@ def test_root_is_never_forgotten() -> None:
 
 def test_two_that_hash_alike_get_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Alike:
-        def __init__(self, _: bytes, *, digest_size: int, salt: bytes) -> None:
-            self._digest = (1000 + salt[0]).to_bytes(digest_size, "little")
+        def __init__(self, of: bytes, *, digest_size: int) -> None:
+            again = len(of) == digest_size
+            self._digest = (int.from_bytes(of, "little") + 1 if again else 1000).to_bytes(digest_size, "little")
 
         def digest(self) -> bytes:
             return self._digest

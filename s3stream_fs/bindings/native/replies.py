@@ -31,10 +31,11 @@ _STATX_BTIME: Final = 0x800
 
 def attr(attributes: Attributes) -> bytes:
     """A fuse_attr."""
-    seconds, nanoseconds = divmod(attributes.mtime_ns, NANOSECONDS)
+    inode, mode, size, mtime_ns, uid, gid = attributes
+    seconds, nanoseconds = divmod(mtime_ns, NANOSECONDS)
     return ATTR.pack(
-        attributes.inode,
-        attributes.size,
+        inode,
+        size,
         attributes.nblocks,
         seconds,
         seconds,
@@ -42,10 +43,10 @@ def attr(attributes: Attributes) -> bytes:
         nanoseconds,
         nanoseconds,
         nanoseconds,
-        attributes.mode,
+        mode,
         1,  # for directories too: it says that the number of sub-directories is not known
-        attributes.uid,
-        attributes.gid,
+        uid,
+        gid,
         0,
         PREFERRED_IO_NBYTES,
         0,
@@ -54,9 +55,9 @@ def attr(attributes: Attributes) -> bytes:
 
 def entry(found: Found) -> bytes:
     """A fuse_entry_out. Inode 0 with a time to live: the kernel remembers that the name is absent."""
-    seconds = int(found.valid_seconds)
-    nanoseconds = int((found.valid_seconds - seconds) * NANOSECONDS)
-    attributes = found.attributes
+    attributes, valid_seconds = found
+    seconds = int(valid_seconds)
+    nanoseconds = int((valid_seconds - seconds) * NANOSECONDS)
     if attributes is None:
         return ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + _NO_ATTRIBUTES
     # A name may come to mean something else; the attributes of what it means now belong to the inode, for ever.
