@@ -1,4 +1,4 @@
-"""The command line: ``s3stream-fs mount | umount | stats | version``.
+"""The command line: ``s3stream-fs mount | umount | stats | cache | warm | version``.
 
 Owns argv, the order of what a command does, and its end: one line on standard error and an exit code. Holds no
 knowledge of S3 or FUSE.
@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from s3stream_daemon import background
+from s3stream_daemon import background, cache, warm
 from s3stream_daemon.config import Host, MountConfig, build, canonical, free_nbytes, mountpoint_of
 from s3stream_daemon.control import DaemonExit, find_control, remove_stale, request
 from s3stream_daemon.exits import (
@@ -271,12 +271,27 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
         command.add_argument("--config", metavar="FILE", help="take the mount point from this configuration file")
 
+    cache_commands = _command(commands, "cache", None, "look at a cache, and change it by hand", _exit_codes())
+    cache.add_parsers(
+        cache_commands.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser),
+        lambda commands, name, run, summary: _command(commands, name, run, summary, _exit_codes()),
+    )
+
+    warm_command = _command(
+        commands,
+        "warm",
+        warm.run,
+        "fetch files into the cache before they are read, at the lowest priority",
+        _exit_codes(),
+    )
+    warm.add_arguments(warm_command)
+
     _command(commands, "version", _version, "print the version", None)
     return parser
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], ExitCode], summary: str, epilog: str | None
+    commands: Any, name: str, run: Callable[[argparse.Namespace], ExitCode] | None, summary: str, epilog: str | None
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -291,8 +306,8 @@ def _command(
 
 
 def _add(parser: argparse.ArgumentParser, option: Option) -> None:
-    text = option.help.replace("%", "%%")
     default = "" if option.positional or option.is_switch else f" (default: {option.default})"
+    text, default = option.help.replace("%", "%%"), default.replace("%", "%%")
     if option.positional:
         parser.add_argument(option.name, metavar=option.metavar, nargs="?", action=_Give, help=text)
     elif option.is_switch:

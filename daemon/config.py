@@ -19,7 +19,8 @@ from s3stream_daemon.settings import Settings
 from s3stream_daemon.source import Source, parse_source
 from s3stream_fs.bindings.device import descriptor_of
 from s3stream_fs.bindings.native.opening import OpenMode
-from s3stream_fs.cache.disk import DiskTierConfig
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.policy import Policy, Reserve
 from s3stream_fs.filesystem.attributes import AttributeConfig
 from s3stream_fs.store.config import S3Config
 
@@ -107,7 +108,10 @@ def build(settings: Settings, host: Host) -> MountConfig:
         disk=DiskTierConfig(
             directory=cache_folder,
             limit_nbytes=_number(value["cache_size"], lambda: default_cache_nbytes(host.free_nbytes(cache_folder))),
+            reserve=_reserve(value["cache_reserve"]),
             queue_nbytes=disk_queue_nbytes(memory_limit_nbytes),
+            policy=Policy(_text(value["cache_policy"])),
+            verify_always=value["cache_verify"] == "always",
         ),
         memory_limit_nbytes=memory_limit_nbytes,
         metadata_ttl_seconds=_seconds(value["metadata_ttl"]),
@@ -186,6 +190,11 @@ def _optional_text(value: object) -> str | None:
 def _number(value: object, default: Callable[[], int]) -> int:
     assert value is None or isinstance(value, int)
     return default() if value is None else value
+
+
+def _reserve(value: object) -> Reserve:
+    assert isinstance(value, Reserve)
+    return value
 
 
 def _seconds(value: object) -> float:

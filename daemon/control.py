@@ -1,8 +1,10 @@
 """The control socket: a mount's daemon answers its owner's questions on it.
 
 A client sends one line of JSON, ``{"command": "stats"}``, and gets one line back, ``{"result": ...}`` or
-``{"error": "..."}``. Owns the socket file and the protocol. Never decides what a command answers, and never lets a
-client hold up the mount: their number, their bytes and their time are bounded.
+``{"error": "..."}``. A command that takes long is a session: lines go both ways until its result comes.
+
+Owns the socket file and the protocol. Never decides what a command answers, and never lets a client hold up the mount:
+their number, their bytes and their time are bounded.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,13 +34,23 @@ log = logging.getLogger(__name__)
 Handlers = Mapping[str, Callable[[], object]]
 """What answers each command. Called on trio's thread; must not block."""
 
+Tell = Callable[[object], Awaitable[None]]
+Session = Callable[[Mapping[str, object], AsyncIterator[object], Tell], Awaitable[object]]
+"""Answers a command that takes long: gets the request, what the client sends on, and a way to tell it something before
+the result. Cancelled when the client goes away."""
+
 _MAX_CLIENTS: Final = 8
 """A person and a few monitors. More are turned away at once, so that no descriptors run out."""
 _CLIENT_SECONDS: Final = 5.0
 """For one request, from connect to the end of the answer. An honest client needs milliseconds."""
-_MAX_REQUEST_NBYTES: Final = 4096
+_MAX_REQUEST_NBYTES: Final = 16384
+"""A path of 4,096 bytes takes four times that in JSON at worst."""
 _MAX_RESPONSE_NBYTES: Final = 4 * 1024**2
 """Statistics are a few KiB; what is more comes from something that is not our daemon."""
+_NONSENSE: Final = object()
+"""Stands for a line that is no JSON."""
+_END: Final = object()
+"""Stands for the end of what a client sends."""
 _PEER: Final = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
 
@@ -70,7 +84,11 @@ def remove_stale(path: Path) -> None:
 
 
 async def serve_control(
-    path: Path, handlers: Handlers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    path: Path,
+    handlers: Handlers,
+    sessions: Mapping[str, Session] | None = None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer clients until cancelled; the socket file goes with it. Replaces a stale file.
 
@@ -86,8 +104,8 @@ async def serve_control(
                 await trio.aclose_forcefully(stream)
                 return
             try:
-                with trio.move_on_after(_CLIENT_SECONDS):
-                    await _answer(stream, handlers)
+                with trio.move_on_after(_CLIENT_SECONDS) as hurry:
+                    await _answer(stream, handlers, sessions or {}, hurry)
             except (OSError, trio.BrokenResourceError):
                 pass  # the client went away; nobody is left to tell
             finally:
@@ -146,29 +164,67 @@ def _short_path(path: Path) -> Iterator[tuple[Path, int]]:
         os.close(folder)
 
 
-async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
+async def _answer(
+    stream: trio.SocketStream, handlers: Handlers, sessions: Mapping[str, Session], hurry: trio.CancelScope
+) -> None:
     _, uid, _ = _PEER.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     if uid not in (0, os.geteuid()):  # the file's mode says so already; root passes that too
         log.warning("control socket: refused user %d", uid)
         return
-    request = bytearray()
-    while b"\n" not in request:
-        piece = await stream.receive_some(_MAX_REQUEST_NBYTES)
-        request += piece
-        if not piece or len(request) > _MAX_REQUEST_NBYTES:
+
+    async def tell(message: object) -> None:
+        await stream.send_all(json.dumps(message).encode() + b"\n")
+
+    lines = _lines(stream)
+    async with aclosing(lines):
+        request = await anext(lines, _END)
+        if request is _END:
             return
-    await stream.send_all(json.dumps(_response(bytes(request), handlers)).encode() + b"\n")
+        command = request.get("command") if isinstance(request, dict) else None
+        session = sessions.get(command) if isinstance(command, str) else None
+        if session is None:
+            await tell(_response(request, command, handlers, sessions))
+            return
+        hurry.deadline = math.inf
+        assert isinstance(request, dict)
+        try:
+            result = {"result": as_dict(await session(request, lines, tell))}
+        except (OSError, trio.BrokenResourceError):
+            raise
+        except Exception:
+            log.exception("bug: control command %s", command)
+            result = {"error": "the daemon failed to answer; its log says why"}
+        await tell(result)
 
 
-def _response(line: bytes, handlers: Handlers) -> dict[str, object]:
-    try:
-        request = json.loads(line.partition(b"\n")[0])
-    except (ValueError, RecursionError):
+async def _lines(stream: trio.SocketStream) -> AsyncGenerator[object, None]:
+    """What a client sends, each line of JSON; None for one that is none. Ends with the client, or a line too long."""
+    received = bytearray()
+    while True:
+        line, newline, rest = received.partition(b"\n")
+        if newline:
+            received = rest
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield _NONSENSE
+            continue
+        if len(received) > _MAX_REQUEST_NBYTES:
+            return
+        piece = await stream.receive_some(65536)
+        if not piece:
+            return
+        received += piece
+
+
+def _response(
+    request: object, command: object, handlers: Handlers, sessions: Mapping[str, Session]
+) -> dict[str, object]:
+    if request is _NONSENSE:
         return {"error": "a request is one line of JSON"}
-    command = request.get("command") if isinstance(request, dict) else None
     handler = handlers.get(command) if isinstance(command, str) else None
     if handler is None:
-        return {"error": f"no such command; there are {', '.join(sorted(handlers))}"}
+        return {"error": f"no such command; there are {', '.join(sorted([*handlers, *sessions]))}"}
     try:
         return {"result": as_dict(handler())}
     except Exception:
@@ -181,29 +237,78 @@ def _response(line: bytes, handlers: Handlers) -> dict[str, object]:
 
 def request(path: Path, command: str, *, timeout_seconds: float = _CLIENT_SECONDS) -> Any:
     """Ask the daemon at ``path``. Returns what its handler answered, as plain JSON types. Raises ExitError."""
-    deadline = time.monotonic() + timeout_seconds
-    silent = ExitError(f"the daemon does not answer within {timeout_seconds:g} s; try again", ExitCode.NOT_MOUNTED)
-    received = bytearray()
-    with _connected(path, timeout_seconds) as client:
+    with Conversation(path, {"command": command}, timeout_seconds=timeout_seconds) as conversation:
+        return conversation.result(lambda _: None)
+
+
+class Conversation:
+    """A command to the daemon at ``path``, and all that it answers. ``with`` it. Raises ExitError.
+
+    ``timeout_seconds`` is for each answer; a session tells something all the time.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, object], *, timeout_seconds: float = _CLIENT_SECONDS) -> None:
+        self._path = path
+        self._request = request
+        self._seconds = timeout_seconds
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Conversation:
+        self._client = self._stack.enter_context(_connected(self._path, self._seconds))
+        self._client.settimeout(None)  # what is sent may wait for the daemon, in another thread than what is received
+        self._poll = select.poll()
+        self._poll.register(self._client, select.POLLIN)
+        self.send(self._request)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def send(self, message: object) -> None:
+        """One more line. Blocks while the daemon has enough to do."""
         try:
-            client.sendall(json.dumps({"command": command}).encode() + b"\n")
-            while not received.endswith(b"\n"):
-                client.settimeout(max(deadline - time.monotonic(), 0.001))
-                piece = client.recv(65536)
-                received += piece
-                if not piece or len(received) > _MAX_RESPONSE_NBYTES:
-                    raise ExitError("the daemon broke off its answer; try again", ExitCode.NOT_MOUNTED)
-        except TimeoutError:
-            raise silent from None
+            self._client.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise ExitError(f"the daemon went away: {error.strerror}", ExitCode.NOT_MOUNTED) from None
-    try:
-        response = json.loads(received)
-        if "error" in response:
-            raise ExitError(f"the daemon answers: {response['error']}", ExitCode.NOT_MOUNTED)
-        return response["result"]
-    except (ValueError, KeyError, TypeError):
-        raise ExitError(f"what answers at {path} is no daemon of ours", ExitCode.NOT_MOUNTED) from None
+
+    def no_more(self) -> None:
+        """There is nothing more to send."""
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+
+    def result(self, told: Callable[[dict[str, Any]], None]) -> Any:
+        """What the command answers in the end; ``told`` gets what it says before."""
+        received = bytearray()
+        deadline = time.monotonic() + self._seconds
+        while True:
+            line, newline, rest = received.partition(b"\n")
+            if not newline:
+                received += self._receive(deadline)
+                if len(received) > _MAX_RESPONSE_NBYTES:
+                    raise ExitError("the daemon broke off its answer; try again", ExitCode.NOT_MOUNTED)
+                continue
+            received = rest
+            deadline = time.monotonic() + self._seconds
+            try:
+                response = json.loads(line)
+                if "error" in response:
+                    raise ExitError(f"the daemon answers: {response['error']}", ExitCode.NOT_MOUNTED)
+                if "result" in response:
+                    return response["result"]
+            except (ValueError, TypeError):
+                raise ExitError(f"what answers at {self._path} is no daemon of ours", ExitCode.NOT_MOUNTED) from None
+            told(response)
+
+    def _receive(self, deadline: float) -> bytes:
+        if not self._poll.poll(max(deadline - time.monotonic(), 0.001) * 1000):
+            raise ExitError(f"the daemon does not answer within {self._seconds:g} s; try again", ExitCode.NOT_MOUNTED)
+        try:
+            piece = self._client.recv(65536)
+        except OSError as error:
+            raise ExitError(f"the daemon went away: {error.strerror}", ExitCode.NOT_MOUNTED) from None
+        if not piece:
+            raise ExitError("the daemon broke off its answer; try again", ExitCode.NOT_MOUNTED)
+        return piece
 
 
 class DaemonExit:

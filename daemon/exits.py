@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     CACHE = 5
     FUSE = 6
     NOT_MOUNTED = 7
+    INCOMPLETE = 8
     INTERRUPTED = 130
 
 
@@ -33,9 +34,10 @@ EXIT_MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.USAGE: "a wrong option, configuration file or environment variable",
     ExitCode.STORE: "the bucket cannot be listed: no such bucket, access denied, no credentials, or no connection",
     ExitCode.MOUNTPOINT: "the mount point is missing, not an empty directory, already mounted, or busy",
-    ExitCode.CACHE: "the cache folder cannot be used",
+    ExitCode.CACHE: "the cache folder cannot be used; cache verify: something in it was damaged",
     ExitCode.FUSE: "FUSE is not available or refuses the mount",
-    ExitCode.NOT_MOUNTED: "umount, stats: there is no mount of s3stream-fs, or no daemon answers",
+    ExitCode.NOT_MOUNTED: "umount, stats, cache, warm: there is no mount of s3stream-fs, or no daemon answers",
+    ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

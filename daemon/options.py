@@ -15,13 +15,18 @@ from urllib.parse import urlsplit
 from s3stream_daemon.memory import MIN_MEMORY_LIMIT_NBYTES
 from s3stream_daemon.units import format_size, parse_duration, parse_mode, parse_size
 from s3stream_fs.bindings.native.opening import OpenMode
+from s3stream_fs.cache.policy import TENTH, Policy, Reserve
 
 ENVIRONMENT_PREFIX: Final = "S3STREAM_FS_"
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 BINDINGS: Final = ("native", "pyfuse3")
 OPEN_MODES: Final = tuple(OpenMode)
+CACHE_POLICIES: Final = tuple(Policy)
+CACHE_VERIFY_WORDS: Final = ("first", "always")
 ADDRESSINGS: Final = ("auto", "path", "virtual")
+
+_MAX_RESERVE_PERCENT: Final = 95
 
 _MAX_COUNT: Final = 10_000  # more connections than a process may have open by default
 
@@ -139,6 +144,16 @@ def _cache(text: str) -> int:
     return nbytes
 
 
+def _reserve(text: str) -> Reserve:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)\s*%", text.strip(), re.ASCII)
+    if match is None:
+        return Reserve(0.0, parse_size(text))
+    percent = float(match[1])
+    if percent > _MAX_RESERVE_PERCENT:
+        raise ValueError(f"at most {_MAX_RESERVE_PERCENT}%, or a size")
+    return Reserve(percent / 100)
+
+
 def _deadline(text: str) -> float:
     seconds = parse_duration(text)
     # Without an end a reader would hang for as long as the network does; under a second no retry fits in.
@@ -156,6 +171,9 @@ ID: Final = Kind("number", _user_or_group, (int, str))
 COUNT: Final = Kind("number", _count, (int, str))
 MEMORY_SIZE: Final = Kind("size", _memory, (str, int))
 CACHE_SIZE: Final = Kind("size", _cache, (str, int))
+RESERVE: Final = Kind("percent or size", _reserve, (str, int))
+CACHE_POLICY: Final = Kind("word", _one_of(*CACHE_POLICIES))
+CACHE_VERIFY: Final = Kind("word", _one_of(*CACHE_VERIFY_WORDS))
 DURATION: Final = Kind("duration", parse_duration, (str, int, float))
 DEADLINE: Final = Kind("duration", _deadline, (str, int, float))
 ADDRESSING: Final = Kind("word", _one_of(*ADDRESSINGS))
@@ -216,6 +234,31 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "SIZE",
         "most bytes that the cache may take on disk",
         "the smaller of 20GiB and a tenth of the disk's free space",
+    ),
+    Option(
+        "cache-reserve",
+        RESERVE,
+        "SHARE",
+        "what the cache leaves free on its disk, whoever fills it",
+        "10%",
+        value=TENTH,
+    ),
+    Option(
+        "cache-policy",
+        CACHE_POLICY,
+        "POLICY",
+        "what a full cache does: lru evicts what was not read for longest; keep evicts only what was not read for a"
+        " day, which is better for epochs over more data than fits",
+        "lru",
+        value="lru",
+    ),
+    Option(
+        "cache-verify",
+        CACHE_VERIFY,
+        "WHEN",
+        "when cached blocks are checked against their checksums: first (read after they were opened) or always",
+        "first",
+        value="first",
     ),
     Option(
         "memory-limit",

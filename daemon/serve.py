@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Final
 
 import trio
@@ -25,8 +26,10 @@ from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
 from s3stream_daemon.reclaim import keep_out_of_reclaim, waits_for_itself
+from s3stream_daemon.source import space_name
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
+from s3stream_daemon.warm import answer_warm
 from s3stream_fs import __version__
 from s3stream_fs.bindings import Session, native_binding
 from s3stream_fs.bindings.device import MountOptions
@@ -36,6 +39,7 @@ from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
+from s3stream_fs.filesystem.warming import Warming
 from s3stream_fs.namespace.inodes import InodeTable
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
@@ -85,7 +89,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
         await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
         congestion = Congestion(config.max_in_flight)
         store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
-        space = f"{config.store.endpoint_url or 'aws'}/{config.source.bucket}"
+        space = space_name(config.store.endpoint_url, config.source.bucket)
         with ending_with(ExitCode.CACHE):
             disk = await stack.enter_async_context(open_disk_tier(config.disk, space))
 
@@ -127,7 +131,18 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             header = {"version": __version__, "source": source, "mountpoint": str(config.mountpoint)}
             return header | {name: section() for name, section in sections.items()}
 
-        await nursery.start(serve_control, control_path(config.mountpoint), {"stats": statistics})
+        def cache() -> dict[str, str]:
+            return {"directory": str(config.disk.directory), "space": space, "prefix": config.source.prefix}
+
+        def warming(*, dry: bool) -> Warming:
+            return Warming(tree, fetcher, disk, config.source.prefix, dry=dry)
+
+        await nursery.start(
+            serve_control,
+            control_path(config.mountpoint),
+            {"stats": statistics, "cache": cache},
+            {"warm": partial(answer_warm, warming)},
+        )
         with ending_with(ExitCode.FUSE):
             session = await stack.enter_async_context(_mounted(filesystem, config, kept_out))
         sections["kernel"] = session.statistics

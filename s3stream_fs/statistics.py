@@ -72,7 +72,7 @@ def _amount(name: str, value: object) -> str:
         return "none" if value is None else str(value)
     units = name.split("_")
     if "nbytes" in units:
-        return _size(value)
+        return size_text(value)
     if "seconds" in units:
         return _seconds(float(value))
     if units[-1] == "ns":
@@ -80,7 +80,7 @@ def _amount(name: str, value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
 
 
-def _size(nbytes: float) -> str:
+def size_text(nbytes: float) -> str:
     power = 0
     while abs(nbytes) >= 1024 and power < len(_BINARY_UNITS) - 1:
         nbytes /= 1024

@@ -9,7 +9,8 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from s3stream_fs.cache.disk import DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.disk import open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import NotFound
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher

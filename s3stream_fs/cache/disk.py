@@ -10,20 +10,22 @@ import errno
 import logging
 import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import trio
-import xxhash
 from cachetools import LRUCache
 
-from s3stream_fs.cache.files import DataFile, DataFiles, file_name, make_private_folder
-from s3stream_fs.cache.index import BlockIndex
-from s3stream_fs.cache.writer import Record, Writer
+from s3stream_fs.cache.checksums import Checksums, checksum_of
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.files import DataFile, file_name
+from s3stream_fs.cache.folder import CacheFolder
+from s3stream_fs.cache.index import is_damage
+from s3stream_fs.cache.policy import file_range
+from s3stream_fs.cache.record import Record
+from s3stream_fs.cache.writer import Writer
 from s3stream_fs.errors import UsageError
 from s3stream_fs.ranges import absent_ranges
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
@@ -31,7 +33,7 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 log = logging.getLogger(__name__)
 
 _MAX_RECORDS: Final = 512
-"""Objects whose blocks are known without asking the index, each with an open file at the most."""
+"""Data files of which it is known what they hold, without asking the index, each of them open at the most."""
 
 _READ_THREADS: Final = 16
 """Reads from the disk at once; an NVMe needs about that many to be busy."""
@@ -42,23 +44,17 @@ _FLUSH_SECONDS: Final = 20.0
 _INLINE_NBYTES: Final = 1024 * 1024
 """Up to here a copy out of the page cache (0.1 ms) costs less than a thread."""
 
+_USE_MS: Final = 1000
+"""Uses of a file within such a time count as one."""
 
-@dataclass(frozen=True, slots=True)
-class DiskTierConfig:
-    """``limit_nbytes`` on disk (0: no disk tier); ``reserve_fraction`` of the file system is always left free.
-
-    ``queue_nbytes`` are taken at once; more have to wait in the memory tier, so that a slow disk never holds a reader.
-    """
-
-    directory: Path
-    limit_nbytes: int
-    reserve_fraction: float = 0.10
-    queue_nbytes: int = 64 * 1024 * 1024
+_ASK_AGAIN_SECONDS: Final = 0.25
+"""How old an absence may be: another process that shares the folder may have written the block meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no room."""
+    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no room, or which the policy refused.
+    ``nbytes_used`` are those on disk, the index among them. ``orphans_removed``: files that a kill had left behind."""
 
     enabled: bool
     limit_nbytes: int
@@ -67,7 +63,8 @@ class DiskStatistics:
     blocks_written: int
     nbytes_written: int
     dropped_writes: int
-    objects_evicted: int
+    files_evicted: int
+    orphans_removed: int
     bad_blocks: int
     errors: int
 
@@ -75,14 +72,12 @@ class DiskStatistics:
 class DiskTier:
     """See ``open_disk_tier``. All methods are called on trio's thread."""
 
-    def __init__(self, config: DiskTierConfig, space: str, files: DataFiles, index: BlockIndex, writer: Writer) -> None:
+    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, writer: Writer) -> None:
         self._config = config
         self._space = space
-        self._files = files
-        self._index = index
+        self._folder = folder
         self._writer = writer
-        self._records: LRUCache[ObjectId, Record] = LRUCache(maxsize=_MAX_RECORDS)
-        self._names: dict[str, Record] = {}
+        self._records: LRUCache[tuple[ObjectId, int], Record] = LRUCache(maxsize=_MAX_RECORDS)
         self._limiter = trio.CapacityLimiter(_READ_THREADS)
         self._nowait_works = True
         self._hits = 0
@@ -90,24 +85,31 @@ class DiskTier:
         self._errors = 0
 
     def missing_nowait(self, object_id: ObjectId, wanted: ByteRange) -> tuple[ByteRange, ...]:
-        """The parts of the block-aligned ``wanted`` that are not on disk, in order; () where all of it is."""
-        record = self._record(object_id)
-        if record is None or not record.checksums:
-            return (wanted,)
-        return tuple(absent_ranges(wanted, record.checksums.__contains__))
+        """The parts of the block-aligned ``wanted`` that are not on disk, in order, merged; () where all of it is."""
+        missing: list[ByteRange] = []
+        for record, inside in self._records_of(object_id, wanted):
+            if record is None:
+                absent = [inside]
+            else:
+                absent = list(absent_ranges(inside, record.checksums.__contains__))
+                if absent and self._ask_again(record):
+                    absent = list(absent_ranges(inside, record.checksums.__contains__))
+            if missing and absent and missing[-1].stop == absent[0].start:
+                absent[0] = ByteRange(missing.pop().start, absent[0].stop)
+            missing += absent
+        return tuple(missing)
 
     def read_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if all are on disk, in the page cache, and not more than may be copied on this thread."""
-        record = self._record(object_id)
-        if record is None or not self._has(record, wanted) or not self._nowait_works:
+        if len(wanted) > _INLINE_NBYTES or not self._nowait_works:
             return None
-        if len(wanted) > _INLINE_NBYTES:
+        record = self._record(object_id, wanted.start)
+        if record is None or wanted.stop > record.byte_range.stop or not record.has(wanted):
             return None
-        span = self._span(record, wanted)
-        buffer = bytearray(len(span))
         try:
-            file = self._open(record)
-            if os.preadv(file.fd, [buffer], span.start, os.RWF_NOWAIT) != len(buffer):
+            file, span, unchecked = self._opened(record, wanted)
+            buffer = bytearray(len(span))
+            if os.preadv(file.fd, [buffer], span.start - record.byte_range.start, os.RWF_NOWAIT) != len(buffer):
                 return None
         except BlockingIOError:
             return None
@@ -117,69 +119,95 @@ class DiskTier:
             else:
                 self._fault(record, error)
             return None
-        return self._checked(record, span, buffer, wanted)
+        return self._checked(record, file, wanted, span, unchecked, buffer)
 
     async def read(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if all are on disk and right; None, and forgotten, where they are not."""
-        record = self._record(object_id)
-        if record is None or not self._has(record, wanted):
+        found = []
+        for record, inside in self._records_of(object_id, wanted):
+            view = None if record is None else await self._read(record, inside)
+            if view is None:
+                return None
+            found.append(view)
+        return found[0] if len(found) == 1 else memoryview(b"".join(found))
+
+    async def _read(self, record: Record, wanted: ByteRange) -> memoryview | None:
+        if not record.has(wanted):
             return None
-        span = self._span(record, wanted)
-        buffer = bytearray(len(span))
         try:
-            file = self._open(record)
+            file, span, unchecked = self._opened(record, wanted)
+            buffer = bytearray(len(span))
             got = await trio.to_thread.run_sync(
-                _read_fully, file, buffer, span.start, limiter=self._limiter, abandon_on_cancel=True
+                _read_fully,
+                file,
+                buffer,
+                span.start - record.byte_range.start,
+                limiter=self._limiter,
+                abandon_on_cancel=True,
             )
         except OSError as error:
             self._fault(record, error)
             return None
         if got != len(buffer):
-            self._forget_bad(record, list(span.blocks()), "is shorter than its index says")
+            self._forget_bad(record, span.blocks(), "is shorter than its index says")
             return None
-        return self._checked(record, span, buffer, wanted)
+        return self._checked(record, file, wanted, span, unchecked, buffer)
 
     def put_nowait(self, object_id: ObjectId, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Have a block-aligned range written, soon. False where there is no time: it may be given again later."""
-        record = self._record(object_id)
-        if record is None:
-            return True  # there is no disk tier, or its disk is at fault
-        if self._has(record, byte_range):
-            return True
-        return self._writer.put_nowait(record, byte_range, pieces)
+        for record, inside in self._records_of(object_id, byte_range):
+            if record is None:
+                return True  # there is no disk tier, or its disk is at fault
+            if record.has(inside):
+                continue
+            own = pieces if inside == byte_range else _cut(pieces, byte_range, inside)
+            if not self._writer.put_nowait(record, inside, own):
+                return False
+        return True
 
     def whole_file_nowait(self, object_id: ObjectId) -> DataFile | None:
         """The file with all bytes of an object and nothing else, if every block of it has been seen to be right."""
-        record = self._record(object_id)
-        if record is None or object_id.size == 0:
+        if object_id.size == 0 or self._config.verify_always:
             return None
-        nblocks = len(object_id.whole.blocks())
-        if len(record.checksums) < nblocks or len(record.verified) < nblocks or not self._has(record, object_id.whole):
+        record = self._record(object_id, 0)
+        if record is None or record.byte_range.stop < object_id.size:
             return None
-        if not all(index in record.verified for index in object_id.whole.blocks()):
+        file = record.file
+        if file is None or len(file.verified) < len(object_id.whole.blocks()):
+            return None
+        if not file.is_verified(object_id.whole) or not record.has(object_id.whole):
             return None
         try:
-            file = self._open(record)
             if os.fstat(file.fd).st_size != object_id.size:
                 return None
         except OSError as error:
             self._fault(record, error)
             return None
-        record.used = self._writer.touched[record.name] = time.time()
+        self._used(record)
         return file
 
     def cached_nbytes(self, object_id: ObjectId) -> int:
         """How many bytes of an object are on disk."""
-        record = self._record(object_id)
-        if record is None:
+        if object_id.size == 0:
             return 0
-        nbytes = len(record.checksums) * BLOCK_BYTES
-        last = (object_id.size - 1) // BLOCK_BYTES
-        return nbytes - (BLOCK_BYTES - (object_id.size - last * BLOCK_BYTES)) * (last in record.checksums)
+        nbytes = 0
+        for record, _ in self._records_of(object_id, object_id.whole):
+            if record is not None:
+                nbytes += len(record.checksums) * BLOCK_BYTES
+                last = (object_id.size - 1) // BLOCK_BYTES
+                if last in record.byte_range.blocks() and last in record.checksums:
+                    nbytes -= BLOCK_BYTES - (object_id.size - last * BLOCK_BYTES)
+        return nbytes
 
     async def flush(self) -> None:
         """Wait until all that was put is on disk and would be found after a restart."""
         await trio.to_thread.run_sync(self._writer.flush, _FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Once the writer has stopped."""
+        if self._writer.folder is not self._folder:
+            self._folder.close()
+        self._writer.folder.close()
 
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
@@ -190,7 +218,8 @@ class DiskTier:
             blocks_written=self._writer.blocks_written,
             nbytes_written=self._writer.nbytes_written,
             dropped_writes=self._writer.dropped,
-            objects_evicted=self._writer.objects_evicted,
+            files_evicted=self._writer.files_evicted,
+            orphans_removed=self._writer.orphans,
             bad_blocks=self._bad_blocks,
             errors=self._errors + self._writer.errors,
         )
@@ -199,85 +228,145 @@ class DiskTier:
     def _enabled(self) -> bool:
         return self._config.limit_nbytes > 0 and not self._writer.broken
 
-    def _record(self, object_id: ObjectId) -> Record | None:
-        """What is known of an object; loaded from the index the first time. None where the tier is off."""
-        while self._writer.evicted:
-            evicted = self._names.pop(self._writer.evicted.popleft(), None)
-            if evicted is not None:
-                self._records.pop(evicted.object_id, None)
-        record = self._records.get(object_id)
-        if record is not None:
-            return record
+    def _records_of(self, object_id: ObjectId, wanted: ByteRange) -> Iterator[tuple[Record | None, ByteRange]]:
+        """The data files in which ``wanted`` lies, each with what of it lies there."""
+        start = wanted.start
+        while start < wanted.stop:
+            record = self._record(object_id, start)
+            stop = wanted.stop if record is None else min(wanted.stop, record.byte_range.stop)
+            yield record, wanted if (start, stop) == (wanted.start, wanted.stop) else ByteRange(start, stop)
+            start = stop
+
+    def _record(self, object_id: ObjectId, offset: int) -> Record | None:
+        """What is known of a data file; loaded from the index the first time. None where the tier is off."""
         if not self._enabled:
             return None
-        record = self._writer.dirty.get(object_id)
+        self._catch_up()
+        byte_range = file_range(object_id, offset)
+        record = self._records.get((object_id, byte_range.start))
+        if record is not None:
+            return record
+        name = file_name(self._space, object_id, byte_range)
+        record = self._writer.dirty.get(name)
         if record is None:
-            name = file_name(self._space, object_id)
-            record = Record(name, object_id)
-            try:
-                found = self._index.find(name, object_id)
-            except sqlite3.Error as error:
-                self._fault(record, error)
-                return None
-            if found is not None:
-                record.checksums = found
+            record = Record(name, object_id, byte_range, Checksums(byte_range.blocks()))
+            self._load(record)
         if len(self._records) >= _MAX_RECORDS:
             _, dropped = self._records.popitem()
-            self._names.pop(dropped.name, None)
-        self._records[object_id] = record
-        self._names[record.name] = record
+            self._writer.live.pop(dropped.name, None)
+        self._records[object_id, byte_range.start] = record
+        self._writer.live[name] = record
         return record
 
-    @staticmethod
-    def _has(record: Record, wanted: ByteRange) -> bool:
-        return all(index in record.checksums for index in wanted.blocks())
+    def _catch_up(self) -> None:
+        """What the writer has done meanwhile."""
+        while self._writer.evicted:
+            evicted = self._writer.live.pop(self._writer.evicted.popleft(), None)
+            if evicted is not None:
+                self._records.pop((evicted.object_id, evicted.byte_range.start), None)
+        if self._writer.folder is not self._folder:
+            self._folder.close()
+            self._folder = self._writer.folder
+            self._records.clear()
+            self._writer.live.clear()
 
-    @staticmethod
-    def _span(record: Record, wanted: ByteRange) -> ByteRange:
-        """What has to be read: whole blocks where one of them was never checked."""
-        if all(index in record.verified for index in wanted.blocks()):
-            return wanted
-        return wanted.aligned(record.object_id.size)
+    def _load(self, record: Record) -> None:
+        """Ask the index for blocks that are not known."""
+        record.asked_at = trio.current_time()
+        try:
+            packed = self._folder.index.find(record.name, record.object_id)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                self._writer.fail(error)
+            else:
+                self._errors += 1  # somebody has locked it; a read does not wait for that
+            return
+        if packed is None:
+            return
+        found = Checksums(record.byte_range.blocks(), packed)
+        for index in found:
+            if index not in record.checksums:
+                record.checksums[index] = found[index]
+
+    def _ask_again(self, record: Record) -> bool:
+        """Whether the index was asked anew."""
+        if trio.current_time() < record.asked_at + _ASK_AGAIN_SECONDS:
+            return False
+        self._load(record)
+        return True
+
+    def _opened(self, record: Record, wanted: ByteRange) -> tuple[DataFile, ByteRange, range]:
+        """The file, what has to be read of it, and which blocks of that are to be checked, for which they are whole."""
+        file = self._open(record)
+        if not self._config.verify_always and file.is_verified(wanted):
+            return file, wanted, range(0)
+        span = wanted.aligned(record.object_id.size)
+        return file, span, span.blocks()
 
     def _open(self, record: Record) -> DataFile:
-        if record.file is None:
-            record.file = self._files.open(record.name)
-        return record.file
+        file = record.file
+        if file is None:
+            file = record.file = self._folder.files.open(record.name)
+        return file
 
-    def _checked(self, record: Record, span: ByteRange, buffer: bytearray, wanted: ByteRange) -> memoryview | None:
-        """``wanted`` out of ``span``, after the blocks that were never checked have been."""
+    def _checked(
+        self,
+        record: Record,
+        file: DataFile,
+        wanted: ByteRange,
+        span: ByteRange,
+        unchecked: range,
+        buffer: bytearray,
+    ) -> memoryview | None:
+        """``wanted`` out of ``span``, whose bytes are in ``buffer``, if its ``unchecked`` blocks are right."""
         view = memoryview(buffer).toreadonly()
         bad = []
-        for index in span.blocks():
-            if index in record.verified:
-                continue
+        for index in unchecked:
             start = index * BLOCK_BYTES - span.start
-            if xxhash.xxh3_64_digest(view[start : start + BLOCK_BYTES]) == record.checksums.get(index):
-                record.verified.add(index)
-            else:
+            if checksum_of(view[start : start + BLOCK_BYTES]) != record.checksums[index]:
                 bad.append(index)
         if bad:
             self._forget_bad(record, bad, "has blocks that are not what was written")
             return None
+        file.verified.update(unchecked)
         self._hits += 1
-        now = time.time()
-        if now - record.used > 1:
-            record.used = self._writer.touched[record.name] = now
-        return view[wanted.start - span.start : wanted.stop - span.start]
+        self._used(record)
+        return view if span == wanted else view[wanted.start - span.start : wanted.stop - span.start]
 
-    def _forget_bad(self, record: Record, blocks: list[int], what: str) -> None:
-        self._bad_blocks += len(blocks)
+    def _used(self, record: Record) -> None:
+        now_ms = self._writer.now_ms()
+        if now_ms - record.used_ms >= _USE_MS:
+            record.used_ms = self._writer.touched[record.name] = now_ms
+
+    def _forget_bad(self, record: Record, blocks: Iterable[int], what: str) -> None:
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
         for index in blocks:
-            record.checksums.pop(index, None)
+            self._bad_blocks += 1
+            del record.checksums[index]
+            if record.file is not None:
+                record.file.verified.discard(index)
 
-    def _fault(self, record: Record, error: Exception) -> None:
-        """This object cannot be had from the disk; it is fetched again."""
+    def _fault(self, record: Record, error: OSError) -> None:
+        """This file cannot be had from the disk; its blocks are fetched again."""
+        if isinstance(error, FileNotFoundError):
+            self._writer.lost.append(record.name)
         self._errors += 1
         if self._errors == 1:
-            log.error("the disk cache cannot be read: %s; reads go on without it", error)
-        record.checksums.clear()
-        record.file = None
+            log.error("a file of the disk cache cannot be read: %s; it is fetched again", str(error))
+        record.reset()
+        record.asked_at = trio.current_time()
+
+
+def _cut(pieces: Sequence[memoryview], byte_range: ByteRange, inside: ByteRange) -> list[memoryview]:
+    """The bytes ``inside`` out of the pieces of ``byte_range``."""
+    found = []
+    start = byte_range.start
+    for piece in pieces:
+        own = piece[max(inside.start - start, 0) : max(inside.stop - start, 0)]
+        if len(own):
+            found.append(own)
+        start += len(piece)
+    return found
 
 
 def _read_fully(file: DataFile, buffer: bytearray, offset: int) -> int:
@@ -298,41 +387,22 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
     ``space`` names the store and bucket, so that several share a folder; so may several processes, under one limit.
     Opens at once, however much is in it. Raises UsageError for a folder that cannot be used.
     """
-    folder = config.directory
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        blocks = folder / "blocks"
-        make_private_folder(blocks)
-        files = DataFiles(blocks)
+        folder = CacheFolder(config.directory)
+        writer = Writer(config, space, folder)
     except OSError as error:
         raise UsageError(
-            f"cache folder {folder} cannot be used: {error.strerror}; choose another --cache-dir"
+            f"cache folder {config.directory} cannot be used: {error.strerror}; choose another --cache-dir"
         ) from None
-    index, writing = _open_index(blocks / "index.sqlite")
-    writer = Writer(files, writing, config.limit_nbytes, config.reserve_fraction, config.queue_nbytes)
+    except sqlite3.Error as error:
+        raise UsageError(
+            f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
+        ) from None
     writer.start()
-    tier = DiskTier(config, space, files, index, writer)
+    tier = DiskTier(config, space, folder, writer)
     try:
         yield tier
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(writer.stop, _FLUSH_SECONDS)
-        writing.close()
-        index.close()
-        files.close()
-
-
-def _open_index(path: Path) -> tuple[BlockIndex, BlockIndex]:
-    """A connection for trio's thread and one for the writer. A damaged index, or one of another format, is emptied."""
-    try:
-        try:
-            return BlockIndex(path), BlockIndex(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            log.warning("the cache's index %s cannot be read (%s): the cache starts empty", path, error)
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return BlockIndex(path), BlockIndex(path)
-    except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"cache index {path} cannot be used: {error}; choose another --cache-dir") from None
+        tier.close()

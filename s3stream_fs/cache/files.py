@@ -1,4 +1,4 @@
-"""The data files of the disk tier: one sparse file per object version, blocks at their natural offsets.
+"""The data files of the disk tier: sparse, one for each object version or piece of it, blocks where they belong.
 
 Owns names, descriptors and permissions; follows no symlink. Knows nothing of blocks that count and those that do not:
 that is the index's.
@@ -7,7 +7,9 @@ that is the index's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -16,10 +18,15 @@ from typing import Final
 
 from s3stream_fs.cache.direct import DirectWriter
 from s3stream_fs.errors import UsageError
-from s3stream_fs.types import ObjectId
+from s3stream_fs.types import ByteRange, ObjectId
 
 _SHARDS: Final = 256
 """Sub-folders, so that a million files are 4,000 to a folder."""
+
+_SECTOR_NBYTES: Final = 512
+"""The unit of st_blocks."""
+
+_NAME: Final = re.compile("[0-9a-f]{32}")
 
 _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
@@ -31,10 +38,12 @@ class DataFile:
     The descriptor stays good when the file is evicted (unlinked): its bytes stay what they were.
     """
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "verified")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.verified: set[int] = set()
+        """Blocks that were seen to be right here, or were just written: by their index in the object."""
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -42,8 +51,17 @@ class DataFile:
     def fileno(self) -> int:
         return self.fd
 
+    def is_verified(self, wanted: ByteRange) -> bool:
+        verified = self.verified
+        return all(index in verified for index in wanted.blocks())
+
+    def on_disk(self) -> tuple[int, bool]:
+        """The bytes that it takes on disk, and whether it still has its name: an evicted file has none."""
+        status = os.fstat(self.fd)
+        return status.st_blocks * _SECTOR_NBYTES, status.st_nlink > 0
+
     def write(self, offset: int, pieces: Sequence[memoryview], direct: DirectWriter) -> None:
-        """Write the pieces one after the other at ``offset``. Raises OSError."""
+        """Write the pieces one after the other at ``offset`` in the file. Raises OSError."""
         written = direct.write(self.fd, offset, pieces)
         offset += written
         left = list(_rest(pieces, written))
@@ -64,9 +82,9 @@ def _rest(pieces: Sequence[memoryview], written: int) -> Iterator[memoryview]:
         written = max(written - len(piece), 0)
 
 
-def file_name(space: str, object_id: ObjectId) -> str:
-    """The name of an object's file: a hash, for keys are longer than names and hold anything."""
-    identity = f"{space}\0{object_id.key}\0{object_id.etag}\0{object_id.size}"
+def file_name(space: str, object_id: ObjectId, byte_range: ByteRange) -> str:
+    """The name of the file for this range of an object: a hash, for keys are longer than names and hold anything."""
+    identity = f"{space}\0{object_id.key}\0{object_id.etag}\0{object_id.size}\0{byte_range.start}"
     return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -74,11 +92,10 @@ class DataFiles:
     """The folder with the data files. Raises OSError wherever the disk does."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            for shard in range(_SHARDS):
-                make_private_folder(folder / f"{shard:02x}")
+            for shard in self.shards:
+                make_private_folder(folder / shard)
         except BaseException:
             os.close(self._fd)
             raise
@@ -86,13 +103,27 @@ class DataFiles:
     def close(self) -> None:
         os.close(self._fd)
 
-    def open(self, name: str, *, create: bool = False) -> DataFile:
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    def open(self, name: str) -> DataFile:
+        """An existing file. Raises OSError."""
+        return self._opened(name, 0)
+
+    def create(self, name: str) -> tuple[DataFile, bool]:
+        """A file that may exist, and whether it is new. Raises OSError."""
+        try:
+            return self._opened(name, os.O_CREAT | os.O_EXCL), True
+        except FileExistsError:
+            return self._opened(name, os.O_CREAT), False
+
+    def _opened(self, name: str, flags: int) -> DataFile:
+        flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe in its place would wait for a writer
         fd = os.open(_path(name), flags, 0o600, dir_fd=self._fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(f"{name} is not a regular file")
+            raise OSError(errno.EINVAL, f"{name} is not a regular file")
         return DataFile(fd)
+
+    def exists(self, name: str) -> bool:
+        return os.access(_path(name), os.F_OK, dir_fd=self._fd, follow_symlinks=False)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # another daemon that shares the folder was first
@@ -103,15 +134,23 @@ class DataFiles:
         status = os.fstatvfs(self._fd)
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
-    def names(self, shard: int) -> Iterator[tuple[str, float]]:
-        """The files of one shard, each with the time of its last change."""
-        with os.scandir(self._folder / f"{shard:02x}") as entries:
-            for entry in entries:
-                yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+    def names(self, shard: str) -> list[tuple[str, int]]:
+        """The data files of one shard, each with the bytes that it takes on disk."""
+        fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        found = []
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if _NAME.fullmatch(entry.name) and entry.name.startswith(shard):
+                        with contextlib.suppress(FileNotFoundError):
+                            found.append((entry.name, entry.stat(follow_symlinks=False).st_blocks * _SECTOR_NBYTES))
+        finally:
+            os.close(fd)
+        return found
 
     @property
-    def shards(self) -> range:
-        return range(_SHARDS)
+    def shards(self) -> list[str]:
+        return [f"{shard:02x}" for shard in range(_SHARDS)]
 
 
 def make_private_folder(folder: Path) -> None:

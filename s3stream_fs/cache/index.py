@@ -1,60 +1,136 @@
-"""The index of the disk tier: which blocks of which object are on disk, with their checksums and last use. SQLite.
+"""The index of the disk tier: each data file with its blocks' checksums and its last use. SQLite.
 
-A block counts only if its row is committed. Opens at once, however many rows there are. Several processes may have it
-open (write-ahead log); one connection belongs to one thread.
+A block counts only if its file's row, with its checksum, is committed. Opens at once, however many rows there are.
+Several processes may have it open (write-ahead log); one connection belongs to one thread.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.types import ObjectId
+from s3stream_fs.cache.checksums import Checksums
+from s3stream_fs.cache.policy import PINNED
+from s3stream_fs.types import ByteRange, ObjectId
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Another number is another layout: such a cache is emptied, never guessed at."""
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS object (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
-    nbytes INTEGER NOT NULL, used REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS object_used ON object (used);
-CREATE TABLE IF NOT EXISTS block (
-    object INTEGER NOT NULL, idx INTEGER NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (object, idx)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY CHECK (one = 1), nbytes INTEGER NOT NULL);
-INSERT OR IGNORE INTO total VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS space (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS file (
+    id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, space INTEGER NOT NULL, key BLOB NOT NULL, etag BLOB NOT NULL,
+    size INTEGER NOT NULL, start INTEGER NOT NULL, checksums BLOB NOT NULL, nbytes INTEGER NOT NULL,
+    used INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS file_used ON file (used);
+CREATE TABLE IF NOT EXISTS pin (space INTEGER NOT NULL, prefix BLOB NOT NULL, PRIMARY KEY (space, prefix));
+CREATE TABLE IF NOT EXISTS total (
+    one INTEGER PRIMARY KEY CHECK (one = 1), nbytes INTEGER NOT NULL, swept INTEGER NOT NULL,
+    limit_nbytes INTEGER NOT NULL);
+INSERT OR IGNORE INTO total VALUES (1, 0, 0, 0);
 """
+
+_WAIT_SECONDS: Final = 5.0
+"""How long a writer waits for another process's commit. A reader does not wait at all."""
+
+_SPARE_PAGES: Final = 1000
+"""Pages that rows have left, before they are given back to the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One data file as the index has it. ``start`` is where in the object it begins."""
+
+    row: int
+    name: str
+    key: bytes
+    size: int
+    start: int
+    checksums: bytes
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachedObject:
+    """What is cached of one version of an object. ``nblocks`` of it count; ``used_ms`` is PINNED for what is pinned."""
+
+    space: str
+    key: bytes
+    etag: str
+    size: int
+    nblocks: int
+    nbytes_on_disk: int
+    used_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Files of these ``spaces`` (of all: None) whose keys begin with ``prefix``."""
+
+    spaces: tuple[int, ...] | None = None
+    prefix: bytes = b""
+
+    @property
+    def where(self) -> str:
+        spaces = "" if self.spaces is None else f" AND file.space IN ({','.join(map(str, self.spaces))})"
+        return f"substr(file.key, 1, {len(self.prefix)}) = ?{spaces}"
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """An object that may be evicted: its row, its file, and the bytes that go with it."""
+    """A file that may be evicted: its row, its name, and the bytes that go with it."""
 
     row: int
     name: str
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Blocks that are now in a file, which takes ``nbytes`` on disk. ``fresh``: nothing that was known of it holds."""
+
+    name: str
+    object_id: ObjectId
+    byte_range: ByteRange
+    found: dict[int, bytes]
+    nbytes: int
+    fresh: bool
+
+
 class BlockIndex:
     """One connection. Raises sqlite3.Error wherever SQLite does."""
 
-    def __init__(self, path: Path) -> None:
-        # The file is made by us first, so that nobody else can read it, not even for a moment.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    def __init__(self, path: Path, *, patient: bool) -> None:
+        """``patient``: a writer's, which waits for others' commits."""
+        self._path = path
+        # Made by us first, so that nobody else can read it, not even for a moment. One that is there is not opened: to
+        # close it again would take the locks from every connection of this process, and another one's would then take
+        # itself for the last and remove the log that is being written here.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.ELOOP, f"{path.name} is not a regular file")
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False)
         try:
-            # No fsync per commit: a block that did not survive a power loss fails its checksum and is fetched again.
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;")
-            # A log of 1 MiB at the most, so that the room that is kept for it is enough.
-            self._db.executescript("PRAGMA wal_autocheckpoint=256; PRAGMA trusted_schema=OFF;")
+            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only
+            # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows, and rows
+            # whose blocks did not reach the disk fail their checksums.
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
+            self._db.execute("PRAGMA wal_autocheckpoint=1000")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found not in (0, _FORMAT):
                 raise sqlite3.DatabaseError(f"format {found}")
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+            if not patient:
+                self._db.execute("PRAGMA busy_timeout=0")
+            self.nbytes()
         except BaseException:
             self._db.close()
             raise
@@ -62,65 +138,255 @@ class BlockIndex:
     def close(self) -> None:
         self._db.close()
 
-    def find(self, name: str, object_id: ObjectId) -> dict[int, bytes] | None:
-        """The checksums of an object's blocks by index; None for an object that is not there."""
-        row = self._db.execute("SELECT id, key, etag, size FROM object WHERE name = ?", (name,)).fetchone()
-        if row is None or row[1:] != (_text(object_id.key), object_id.etag, object_id.size):
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is done inside."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def find(self, name: str, object_id: ObjectId) -> bytes | None:
+        """The packed checksums of a file's blocks; None for a file that is not there, or is not this object's."""
+        row = self._db.execute(
+            "SELECT key, etag, size, checksums FROM file WHERE name = ?", (bytes.fromhex(name),)
+        ).fetchone()
+        if row is None or row[:3] != (_blob(object_id.key), _blob(object_id.etag), object_id.size):
             return None
-        return dict(self._db.execute("SELECT idx, checksum FROM block WHERE object = ?", (row[0],)))
-
-    def add(self, name: str, object_id: ObjectId, blocks: dict[int, bytes], nbytes: int, now: float) -> None:
-        """Blocks that are now on disk; ``nbytes`` is the room that they take. Call ``grow`` once after."""
-        # Two statements for each small file: each of them takes the interpreter's lock back from readers.
-        self._db.execute(
-            "INSERT INTO object (name, key, etag, size, nbytes, used) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET nbytes = nbytes + excluded.nbytes, used = excluded.used",
-            (name, _text(object_id.key), object_id.etag, object_id.size, nbytes, now),
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO block SELECT id, ?, ? FROM object WHERE name = ?",
-            [(index, checksum, name) for index, checksum in blocks.items()],
-        )
-
-    def grow(self, nbytes: int) -> None:
-        """The room that all blocks of this transaction take. Inside ``transaction``."""
-        self._db.execute("UPDATE total SET nbytes = nbytes + ?", (nbytes,))
-
-    def touch(self, used: Iterable[tuple[float, str]]) -> None:
-        """Note (time, name) of objects that were read. Inside ``transaction``."""
-        self._db.executemany("UPDATE object SET used = ? WHERE name = ?", used)
-
-    def remove(self, row: int) -> None:
-        """Forget an object and its blocks. Inside ``transaction``."""
-        self._db.execute("DELETE FROM block WHERE object = ?", (row,))
-        self._db.execute(
-            "UPDATE total SET nbytes = max(0, nbytes - coalesce((SELECT nbytes FROM object WHERE id = ?), 0))", (row,)
-        )
-        self._db.execute("DELETE FROM object WHERE id = ?", (row,))
-
-    def least_recently_used(self, limit: int) -> list[Victim]:
-        rows = self._db.execute("SELECT id, name, nbytes FROM object ORDER BY used LIMIT ?", (limit,))
-        return [Victim(*row) for row in rows]
+        return _bytes(row[3])
 
     def has(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM object WHERE name = ?", (name,)).fetchone() is not None
+        return self._db.execute("SELECT 1 FROM file WHERE name = ?", (bytes.fromhex(name),)).fetchone() is not None
 
     def nbytes(self) -> int:
-        """The room that all blocks take, of every process that shares the folder."""
-        (nbytes,) = self._db.execute("SELECT nbytes FROM total").fetchone()
-        return int(nbytes)
+        """The room on disk of all files and of the index, for every process that shares the folder."""
+        return self._total("nbytes") + self._own_nbytes()
 
-    def begin(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+    @property
+    def swept(self) -> bool:
+        """Whether the folder was searched for files that this index does not know, since it was made."""
+        return self._total("swept") != 0
 
-    def commit(self) -> None:
-        self._db.execute("COMMIT")
+    @property
+    def limit_nbytes(self) -> int:
+        """What the last mount allowed."""
+        return self._total("limit_nbytes")
 
-    def rollback(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+    def spaces(self) -> dict[str, int]:
+        """All stores and buckets, each with its number."""
+        return dict(self._db.execute("SELECT name, id FROM space ORDER BY name"))
+
+    def pins(self) -> list[tuple[int, bytes]]:
+        """Spaces and prefixes that are pinned."""
+        found = self._db.execute("SELECT space, prefix FROM pin ORDER BY space, prefix")
+        return [(_integer(space), _bytes(prefix)) for space, prefix in found]
+
+    def rows(self, selection: Selection, after: int, limit: int) -> list[Row]:
+        """At most ``limit`` files, in the order of their rows, from beyond row ``after`` on."""
+        found = self._db.execute(
+            "SELECT id, name, key, size, start, checksums, nbytes FROM file"
+            f" WHERE id > ? AND {selection.where} ORDER BY id LIMIT ?",
+            (after, selection.prefix, limit),
+        )
+        rows = [
+            Row(row, _bytes(name).hex(), _bytes(key), _integer(size), _integer(start), _bytes(packed), _integer(nbytes))
+            for row, name, key, size, start, packed, nbytes in found
+        ]
+        if not all(0 <= row.start < row.size for row in rows):
+            raise sqlite3.DatabaseError("a file that begins beyond its object")
+        return rows
+
+    def count(self, selection: Selection) -> tuple[int, int]:
+        """How many files, and their bytes on disk."""
+        return self._pair(
+            f"SELECT count(*), coalesce(sum(nbytes), 0) FROM file WHERE {selection.where}", selection.prefix
+        )
+
+    def count_pinned(self) -> tuple[int, int]:
+        """How many files are pinned, and their bytes on disk."""
+        return self._pair("SELECT count(*), coalesce(sum(nbytes), 0) FROM file WHERE used = ?", PINNED)
+
+    def objects(self, selection: Selection) -> Iterator[CachedObject]:
+        """By store, bucket and key."""
+        self._db.create_function("nblocks", 1, lambda packed: len(Checksums.of(packed)), deterministic=True)
+        found = self._db.execute(
+            "SELECT space.name, key, etag, size, sum(nblocks(checksums)), sum(nbytes), max(used)"
+            f" FROM file JOIN space ON space.id = file.space WHERE {selection.where}"
+            " GROUP BY file.space, key, etag, size ORDER BY space.name, key",
+            (selection.prefix,),
+        )
+        for space, key, etag, *numbers in found:
+            yield CachedObject(space, _bytes(key), _bytes(etag).decode("utf-8", "replace"), *numbers)
+
+    # What follows belongs inside ``transaction``.
+
+    def space(self, name: str) -> int:
+        """The number of a store and bucket."""
+        self._db.execute("INSERT OR IGNORE INTO space (name) VALUES (?)", (name,))
+        return _integer(self._db.execute("SELECT id FROM space WHERE name = ?", (name,)).fetchone()[0])
+
+    def add(self, space: int, written: Iterable[Written], used_ms: int) -> None:
+        """Blocks that are now in their files."""
+        grown = 0
+        pins = tuple(prefix for pinned, prefix in self.pins() if pinned == space)
+        for one in written:
+            name = bytes.fromhex(one.name)
+            row = self._db.execute("SELECT id, checksums, nbytes FROM file WHERE name = ?", (name,)).fetchone()
+            checksums = Checksums(one.byte_range.blocks(), b"" if row is None or one.fresh else _bytes(row[1]))
+            checksums.update(one.found)
+            if row is None:
+                key, etag, size = one.object_id
+                pinned = bool(pins) and _blob(key).startswith(pins)
+                self._db.execute(
+                    "INSERT INTO file (name, space, key, etag, size, start, checksums, nbytes, used)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        name,
+                        space,
+                        _blob(key),
+                        _blob(etag),
+                        size,
+                        one.byte_range.start,
+                        checksums.packed(),
+                        one.nbytes,
+                        PINNED if pinned else used_ms,
+                    ),
+                )
+                grown += one.nbytes
+            else:
+                self._db.execute(
+                    "UPDATE file SET checksums = ?, nbytes = ?, used = max(used, ?) WHERE id = ?",
+                    (checksums.packed(), one.nbytes, used_ms, row[0]),
+                )
+                grown += one.nbytes - _integer(row[2])
+        self._grow(grown)
+
+    def resize(self, name: str, nbytes: int) -> bool:
+        """What a file takes on disk by its own account. False where it is not known."""
+        row = self._db.execute("SELECT id, nbytes FROM file WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+        if row is None:
+            return False
+        if row[1] != nbytes:
+            self._db.execute("UPDATE file SET nbytes = ? WHERE id = ?", (nbytes, row[0]))
+            self._grow(nbytes - _integer(row[1]))
+        return True
+
+    def touch(self, used: Iterable[tuple[int, str]]) -> None:
+        """Note (time, name) of files that were read."""
+        self._db.executemany(
+            "UPDATE file SET used = ? WHERE name = ? AND used < ?",
+            ((used_ms, bytes.fromhex(name), used_ms) for used_ms, name in used),
+        )
+
+    def bring_back(self, now_ms: int) -> None:
+        """No use lies in the future, whatever the clock said when it was noted."""
+        self._db.execute("UPDATE file SET used = ? WHERE used > ? AND used < ?", (now_ms, now_ms, PINNED))
+
+    def remove(self, victims: Iterable[Victim]) -> None:
+        """Forget files and all their blocks."""
+        for victim in victims:
+            self._db.execute("DELETE FROM file WHERE id = ?", (victim.row,))
+            self._grow(-victim.nbytes)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """As ``remove``, for files that were removed by somebody else."""
+        for name in names:
+            row = self._db.execute("SELECT id, nbytes FROM file WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+            if row is not None:
+                self.remove([Victim(row[0], name, _integer(row[1]))])
+
+    def replace(self, row: Row, checksums: bytes) -> None:
+        """Other blocks of a file count, unless it has changed meanwhile."""
+        self._db.execute(
+            "UPDATE file SET checksums = ? WHERE id = ? AND checksums = ?", (checksums, row.row, row.checksums)
+        )
+
+    def pin(self, selection: Selection) -> None:
+        for space in selection.spaces or ():
+            self._db.execute("INSERT OR IGNORE INTO pin VALUES (?, ?)", (space, selection.prefix))
+        self._db.execute(f"UPDATE file SET used = ? WHERE {selection.where}", (PINNED, selection.prefix))
+
+    def unpin(self, selection: Selection, now_ms: int) -> int:
+        """Take back all pins of prefixes that begin with this one. Returns how many there were."""
+        count = 0
+        for space, prefix in self.pins():
+            if space in (selection.spaces or ()) and prefix.startswith(selection.prefix):
+                self._db.execute("DELETE FROM pin WHERE space = ? AND prefix = ?", (space, prefix))
+                count += 1
+        self._db.execute(
+            f"UPDATE file SET used = ? WHERE used = ? AND {selection.where}", (now_ms, PINNED, selection.prefix)
+        )
+        for space, prefix in self.pins():  # a shorter prefix that is pinned still holds
+            self.pin(Selection((space,), prefix))
+        return count
+
+    def start(self, limit_nbytes: int) -> None:
+        """A mount begins: all files are known, and so many bytes are allowed."""
+        self._db.execute("UPDATE total SET swept = 1, limit_nbytes = ?", (limit_nbytes,))
+
+    def oldest(self, limit: int, before_ms: int) -> list[Victim]:
+        """At most ``limit`` files whose last use was before a time, the least recently used first."""
+        rows = self._db.execute(
+            "SELECT id, name, nbytes FROM file WHERE used < ? ORDER BY used LIMIT ?", (min(before_ms, PINNED), limit)
+        )
+        return [Victim(row, _bytes(name).hex(), _integer(nbytes)) for row, name, nbytes in rows]
+
+    def shrink(self) -> None:
+        """Give back pages that rows have left, a few at a time. Outside of transactions."""
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        if free > _SPARE_PAGES:
+            self._db.execute(f"PRAGMA incremental_vacuum({_SPARE_PAGES})").fetchall()
+
+    def _pair(self, sql: str, value: object) -> tuple[int, int]:
+        first, second = self._db.execute(sql, (value,)).fetchone()
+        return _integer(first), _integer(second)
+
+    def _total(self, column: str) -> int:
+        row = self._db.execute(f"SELECT {column} FROM total").fetchone()
+        return _integer(None if row is None else row[0])
+
+    def _grow(self, nbytes: int) -> None:
+        self._db.execute("UPDATE total SET nbytes = max(0, nbytes + ?)", (nbytes,))
+
+    def _own_nbytes(self) -> int:
+        nbytes = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                nbytes += self._path.with_name(self._path.name + suffix).stat().st_blocks * 512
+        return nbytes
 
 
-def _text(key: str) -> str:
-    # SQLite refuses lone surrogates, and S3 has none in its keys; whatever has them is only never found again.
-    return key.encode("utf-8", "replace").decode()
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the index itself is at fault, and not its disk or another process: then it has to be made anew."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code not in {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise sqlite3.DatabaseError("bytes are not bytes")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise sqlite3.DatabaseError("a number is no number")
+    return value
+
+
+def _blob(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

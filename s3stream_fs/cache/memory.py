@@ -185,6 +185,10 @@ class MemoryTier:
         """The disk tier has taken it."""
         del self._unsaved[part]
 
+    def is_unsaved(self, object_id: ObjectId) -> bool:
+        """Whether the disk tier is still to be given something of an object."""
+        return any(part.object_id == object_id for part in self._unsaved)
+
     def statistics(self) -> MemoryStatistics:
         return MemoryStatistics(
             limit_nbytes=self.limit_nbytes,

@@ -1,4 +1,4 @@
-"""The thread that writes the disk tier: data files first, then the index, then eviction of what is least recently used.
+"""The thread that writes the disk tier: data files first, then the index; evicts, sweeps, and mends what has broken.
 
 Owns every change on disk. Order is what makes it crash-safe without fsync: bytes are written before their row is
 committed, and a row is gone (committed) before its file is removed.
@@ -12,16 +12,22 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-import xxhash
-
+from s3stream_fs.cache.checksums import checksums_of
+from s3stream_fs.cache.config import DiskTierConfig
 from s3stream_fs.cache.direct import DirectWriter
-from s3stream_fs.cache.files import DataFile, DataFiles
-from s3stream_fs.cache.index import BlockIndex
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+from s3stream_fs.cache.files import DataFile
+from s3stream_fs.cache.folder import CacheFolder
+from s3stream_fs.cache.index import Written, is_damage
+from s3stream_fs.cache.policy import Clock, Policy, evictable_before
+from s3stream_fs.cache.record import Record
+from s3stream_fs.errors import UsageError
+from s3stream_fs.types import ByteRange
 
 log = logging.getLogger(__name__)
 
@@ -32,35 +38,23 @@ took a quarter of the files per second from the readers (one interpreter lock, a
 _BATCH_NBYTES: Final = 32 * 1024 * 1024
 """Bytes written per commit at the most: a kill loses no more than this."""
 
-_INDEX_ROOM_NBYTES: Final = 2 * 1024 * 1024
-"""Free space that is left in any case, for the index and its log to grow into."""
-
 _BATCH_WRITES: Final = 256
 """Writes per commit at the most: each keeps a file open until then."""
+
+_INDEX_ROOM_NBYTES: Final = 2 * 1024 * 1024
+"""Free space that is left in any case, for the index and its log to grow into."""
 
 _DISK_PAGE_NBYTES: Final = 4096
 """What a file system hands out at least."""
 
 _IDLE_SECONDS: Final = 0.5
-"""How long the thread waits for work before it writes down last uses and sweeps one shard."""
+"""How long the thread waits for work before it writes down last uses, looks how full the disk is and sweeps."""
 
-_SWEEP_AGE_SECONDS: Final = 3600
-"""A file that the index does not know is removed once it is so old that nobody can still be writing it."""
+_SWEEP_SECONDS: Final = 0.05
+"""How long it sweeps at a time. A shard of 8,000 files takes twice that."""
 
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """What is known of one object's blocks. Shared by trio's thread, which reads it, and the writer, which adds.
-
-    ``checksums`` holds the blocks that count. Blocks in ``verified`` have been seen to be right in this process.
-    """
-
-    name: str
-    object_id: ObjectId
-    checksums: dict[int, bytes] = field(default_factory=dict)
-    verified: set[int] = field(default_factory=set)
-    file: DataFile | None = None
-    used: float = 0.0
+_VICTIMS: Final = 64
+"""Files that are evicted in one transaction at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +64,14 @@ class _Write:
     pieces: Sequence[memoryview]
 
 
-def checksums_of(byte_range: ByteRange, pieces: Sequence[memoryview]) -> dict[int, bytes]:
-    """The checksum of each block of a block-aligned range whose bytes lie in ``pieces``. 0.1 s per GiB (xxh3)."""
-    found = {}
-    pending = deque(pieces)
-    for index in byte_range.blocks():
-        left = min((index + 1) * BLOCK_BYTES, byte_range.stop) - index * BLOCK_BYTES
-        digest = xxhash.xxh3_64()
-        while left:
-            piece = pending.popleft()
-            digest.update(piece[:left])
-            if len(piece) > left:
-                pending.appendleft(piece[left:])
-            left -= min(left, len(piece))
-        found[index] = digest.digest()
-    return found
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Blocks that are in their file, and not yet in the index."""
+
+    write: _Write
+    found: dict[int, bytes]
+    file: DataFile
+    fresh: bool
 
 
 def room_of(byte_range: ByteRange) -> int:
@@ -95,63 +82,86 @@ def room_of(byte_range: ByteRange) -> int:
 def _is_full(error: OSError | sqlite3.Error) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 class Writer:
-    """Takes writes from trio's thread, never blocks it, and is bounded in what it holds.
+    """Takes writes from trio's thread, never blocks it, and is bounded in what it holds."""
 
-    ``broken`` is set, and stays set, once the disk or the index cannot be used.
-    """
-
-    def __init__(
-        self, files: DataFiles, index: BlockIndex, limit_nbytes: int, reserve_fraction: float, queue_nbytes: int
-    ) -> None:
-        self._files = files
-        self._index = index
-        self._limit_nbytes = limit_nbytes
-        self._reserve_fraction = reserve_fraction
-        self._max_queued_nbytes = queue_nbytes
+    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder) -> None:
+        self._config = config
+        self._space = space
+        self.folder = folder
+        """Another one after the disk has failed and come back. The old one is closed by whoever sees it last."""
+        self._space_number = 0
         self._direct = DirectWriter()
+        self._clock = Clock()
         self._queue: deque[_Write] = deque()
         self._queued_nbytes = 0
         self._wake = threading.Condition()
         self._stopping = False
         self._flushing = 0
         """How many wait for the queue to be empty."""
-        self._busy = False
-        self._unswept = deque(files.shards)
-        self.dirty: dict[ObjectId, Record] = {}
-        """Records with blocks on disk that are not committed yet, so that nobody loads an older state of them."""
-        self.touched: dict[str, float] = {}
+        self._busy = True
+        self._unswept: deque[str] = deque()
+        self._retry_at = 0.0
+        self._damaged = False
+        """The index has to be made anew."""
+        self.dirty: dict[str, Record] = {}
+        """Records by name with blocks that are not committed yet, so that nobody loads an older state of them."""
+        self.touched: dict[str, int] = {}
         """Last uses by file name, to be written down."""
+        self.live: dict[str, Record] = {}
+        """The records that trio's thread has at hand, by name."""
+        self.lost: deque[str] = deque()
+        """Names of files that are not there though the index says so."""
         self.evicted: deque[str] = deque()
         """Names of files that were evicted, for trio's thread to forget their records."""
         self.broken = False
-        self.nbytes_used = index.nbytes()
+        """The disk or the index cannot be used at present."""
+        self.nbytes_used = folder.writing.nbytes()
         self.blocks_written = 0
         self.nbytes_written = 0
-        self.objects_evicted = 0
+        self.files_evicted = 0
         self.dropped = 0
+        self.orphans = 0
         self.errors = 0
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
     def put_nowait(self, record: Record, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Queue a write. False where the queue is full."""
         with self._wake:
             if self.broken:
-                return True  # nothing will ever come of it
-            if self._queued_nbytes and self._queued_nbytes + len(byte_range) > self._max_queued_nbytes:
+                return True  # or it would be offered again until the disk is back
+            if self._queued_nbytes and self._queued_nbytes + len(byte_range) > self._config.queue_nbytes:
                 return False
             self._queued_nbytes += len(byte_range)
             self._queue.append(_Write(record, byte_range, pieces))
-            self.dirty[record.object_id] = record
+            self.dirty[record.name] = record
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
         return True
+
+    def fail(self, error: Exception) -> None:
+        """The cache is off until the disk works again; says so once. From any thread."""
+        with self._wake:
+            self.errors += 1
+            if not self.broken:
+                text = f"{type(error).__name__}: {error}" if not str(error) else str(error)
+                log.error(
+                    "the disk cache is off: %s; reads go on without it, and it is tried again every %g s",
+                    text,
+                    self._config.retry_seconds,
+                )
+            self.broken = True
+            self._damaged |= isinstance(error, sqlite3.Error) and is_damage(error)
+            self._retry_at = time.monotonic() + self._config.retry_seconds
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued is written and committed. Blocks; for a worker thread."""
@@ -174,6 +184,7 @@ class Writer:
             self._thread.join()
 
     def _run(self) -> None:
+        self._guarded(self._begin)
         while True:
             with self._wake:
                 self._busy = False
@@ -184,26 +195,38 @@ class Writer:
                 batch = self._take_batch()
                 self._busy = True
                 stopping = self._stopping and not batch
-            try:
+            if self.broken and not stopping and time.monotonic() >= self._retry_at:
+                self._guarded(self._mend)
+            if self.broken:
+                self.dropped += len(batch)
+            else:
                 if batch:
-                    self._write_or_drop(batch)
+                    self._guarded(partial(self._write_or_drop, batch))
                 else:
-                    self._write_last_uses()
+                    self._guarded(self._write_last_uses)
                     if not stopping:
-                        self._sweep_one_shard()
-            except (OSError, sqlite3.Error) as error:
-                self._fail(error)
-            except Exception:
-                log.exception("bug: the disk cache is off")
-                self._fail(None)
-            finally:
-                with self._wake:
-                    self._queued_nbytes -= sum(len(write.byte_range) for write in batch)
+                        self._guarded(self._tend)
+            with self._wake:
+                self._queued_nbytes -= sum(len(write.byte_range) for write in batch)
+                waiting = {write.record.name for write in self._queue}
+                for write in batch:
+                    if write.record.name not in waiting:
+                        self.dirty.pop(write.record.name, None)
             if stopping:
                 break
         with self._wake:
             self._busy = False
             self._wake.notify_all()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """One step of the thread's work; whatever goes wrong turns the cache off."""
+        try:
+            step()
+        except (OSError, sqlite3.Error, UsageError) as error:
+            self.fail(error)
+        except Exception as error:
+            log.exception("bug in the disk cache")
+            self.fail(error)
 
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
@@ -213,108 +236,154 @@ class Writer:
             nbytes += len(batch[-1].byte_range)
         return batch
 
-    def _fail(self, error: Exception | None) -> None:
-        """Say it once and turn the cache off; reads go on from the store."""
-        self.errors += 1
-        if not self.broken and error is not None:
-            log.error("the disk cache is off: %s; reads go on without it", error)
-        self.broken = True
-        self.dirty.clear()
-        try:
-            self._index.rollback()
-        except sqlite3.Error:
-            log.debug("no transaction to roll back")
+    def _begin(self) -> None:
+        """Before the first write: what an earlier process, or another configuration, has left is put in order."""
+        self._unswept = deque(self.folder.files.shards)
+        with self.folder.locked():
+            while not self.folder.writing.swept and self._unswept:
+                # Files of a cache whose index was lost: they take room that nobody has counted.
+                self._sweep(self._unswept.popleft())
+            with self.folder.writing.transaction():
+                self._space_number = self.folder.writing.space(self._space)
+                self.folder.writing.start(self._config.limit_nbytes)
+                self.folder.writing.bring_back(self._clock.now_ms())
+            self._make_room(0, set(), Policy.LRU)
+
+    def _mend(self) -> None:
+        """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
+        folder = CacheFolder(self._config.directory, damaged=self._damaged)
+        self._damaged = False
+        self.folder = folder  # trio's thread closes the old one when it sees this one
+        self._begin()
+        self.broken = False
+        log.warning("the disk cache is back")
 
     def _write_or_drop(self, batch: list[_Write]) -> None:
-        if self.broken:
-            return
         try:
             self._write(batch)
         except (OSError, sqlite3.OperationalError) as error:
             if not _is_full(error):
                 raise
             # Somebody else filled the disk: do without these blocks, and go on when there is room again.
-            self._index.rollback()
             self.dropped += len(batch)
-            for write in batch:
-                for index in write.byte_range.blocks():
-                    write.record.checksums.pop(index, None)
-        with self._wake:
-            waiting = {write.record.object_id for write in self._queue}
-            for write in batch:
-                if write.record.object_id not in waiting:
-                    self.dirty.pop(write.record.object_id, None)
+            self._unswept = deque(self.folder.files.shards)  # some were written, and nothing knows of them
 
     def _write(self, batch: list[_Write]) -> None:
-        done: list[tuple[_Write, dict[int, bytes], int]] = []
-        with self._wake:
-            # Also what is queued behind this batch: its records hold the files open.
-            writing = {record.name for record in self.dirty.values()}
-        room = self._make_room(sum(room_of(write.byte_range) for write in batch), writing)
-        for write in batch:
-            needed = room_of(write.byte_range)
-            if needed > room:
-                self.dropped += 1
-                continue
-            room -= needed
-            record = write.record
-            if record.file is None:
-                record.file = self._files.open(record.name, create=True)
-            record.file.write(write.byte_range.start, write.pieces, self._direct)
-            found = checksums_of(write.byte_range, write.pieces)
-            record.verified.update(found)
-            record.checksums.update(found)
-            done.append((write, found, needed))
-        self._index.begin()
-        now = time.time()
-        for write, found, needed in done:
-            self._index.add(write.record.name, write.record.object_id, found, needed, now)
-            self.blocks_written += len(found)
-            self.nbytes_written += len(write.byte_range)
-        self._index.grow(sum(needed for _, _, needed in done))
-        self._index.commit()
-        self.nbytes_used = self._index.nbytes()
+        index = self.folder.writing
+        with self.folder.locked():
+            with self._wake:
+                # Also what is queued behind this batch: its records hold the files open.
+                writing = set(self.dirty)
+            room = self._make_room(sum(room_of(write.byte_range) for write in batch), writing, self._config.policy)
+            done: list[_Done] = []
+            for write in batch:
+                needed = room_of(write.byte_range)
+                if needed > room:
+                    self.dropped += 1
+                    continue
+                room -= needed
+                done.append(self._write_one(write))
+            with index.transaction():
+                index.add(
+                    self._space_number,
+                    [
+                        Written(
+                            one.write.record.name,
+                            one.write.record.object_id,
+                            one.write.record.byte_range,
+                            one.found,
+                            one.file.on_disk()[0],
+                            one.fresh,
+                        )
+                        for one in done
+                    ],
+                    self._clock.now_ms(),
+                )
+            self.nbytes_used = index.nbytes()
+        for one in done:
+            one.file.verified.update(one.found)
+            one.write.record.checksums.update(one.found)
+            self.blocks_written += len(one.found)
+            self.nbytes_written += len(one.write.byte_range)
 
-    def _make_room(self, wanted: int, spare: set[str]) -> int:
-        """Evict until ``wanted`` bytes fit, but none of ``spare``, which is in use. Returns how much may be written."""
-        while True:
-            free, whole = self._files.free_nbytes()
+    def _write_one(self, write: _Write) -> _Done:
+        record = write.record
+        file, fresh = record.file, False
+        if file is None or not file.on_disk()[1]:
+            record.reset()  # another process has evicted it
+            file, fresh = self.folder.files.create(record.name)
+            record.file = file
+        file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
+        return _Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
+
+    def _make_room(self, wanted: int, spare: set[str], policy: Policy) -> int:
+        """Evict until ``wanted`` bytes fit, but none of ``spare``, which is in use. Returns how much may be written.
+
+        Under the lock.
+        """
+        index = self.folder.writing
+        while self._config.limit_nbytes:
+            free, whole = self.folder.files.free_nbytes()
             room = min(
-                self._limit_nbytes - self._index.nbytes(),
-                free - max(int(whole * self._reserve_fraction), _INDEX_ROOM_NBYTES),
+                self._config.limit_nbytes - index.nbytes(),
+                free - max(self._config.reserve.of(whole), _INDEX_ROOM_NBYTES),
             )
             if room >= wanted:
                 return wanted
-            victims = [victim for victim in self._index.least_recently_used(64) if victim.name not in spare]
+            self._write_last_uses()
+            before = evictable_before(policy, self._clock.now_ms())
+            victims = []
+            for victim in index.oldest(_VICTIMS + len(spare), before):
+                if victim.name not in spare and room < wanted:
+                    victims.append(victim)
+                    room += victim.nbytes
             if not victims:
                 return max(room, 0)
-            self._index.begin()
-            removed = []
+            with index.transaction():
+                index.remove(victims)
             for victim in victims:
-                self._index.remove(victim.row)
-                removed.append(victim.name)
-                room += victim.nbytes
-                if room >= wanted:
-                    break
-            self._index.commit()
-            for name in removed:
-                self._files.remove(name)
-                self.evicted.append(name)
-                self.objects_evicted += 1
+                self.folder.files.remove(victim.name)
+                self.evicted.append(victim.name)
+                self.files_evicted += 1
+        return 0
 
     def _write_last_uses(self) -> None:
-        if self.broken or not self.touched:
+        if not self.touched:
             return
         touched, self.touched = self.touched, {}
-        self._index.begin()
-        self._index.touch((used, name) for name, used in touched.items())
-        self._index.commit()
+        with self.folder.writing.transaction():
+            self.folder.writing.touch((used_ms, name) for name, used_ms in touched.items())
 
-    def _sweep_one_shard(self) -> None:
-        """Remove files that the index does not know: a kill between a write and its commit leaves them."""
-        if self.broken or not self._unswept:
-            return
-        oldest = time.time() - _SWEEP_AGE_SECONDS
-        for name, changed in list(self._files.names(self._unswept.popleft())):
-            if changed < oldest and not self._index.has(name):
-                self._files.remove(name)
+    def _tend(self) -> None:
+        """There is nothing to write: keep the reserve free, and tidy up a little."""
+        with self.folder.locked():
+            self._make_room(0, set(self.dirty), Policy.LRU)
+            for record in list(self.live.values()):
+                if record.file is not None and not record.file.on_disk()[1]:
+                    self.evicted.append(record.name)  # by another process: its bytes take room until it is closed
+            enough = time.monotonic() + _SWEEP_SECONDS
+            while self._unswept and time.monotonic() < enough:
+                self._sweep(self._unswept.popleft())
+            lost = {self.lost.popleft() for _ in range(len(self.lost))}
+            if lost:
+                with self.folder.writing.transaction():
+                    # Not those that somebody has evicted and written again meanwhile.
+                    self.folder.writing.forget(name for name in lost if not self.folder.files.exists(name))
+            self.folder.writing.shrink()
+            self.nbytes_used = self.folder.writing.nbytes()
+
+    def _sweep(self, shard: str) -> None:
+        """What a kill between a write and its commit has left: unknown files go, others are counted as they are.
+
+        Under the lock, so that nobody is in between just now.
+        """
+        index = self.folder.writing
+        unknown = []
+        with index.transaction():
+            for name, nbytes in self.folder.files.names(shard):
+                if not index.resize(name, nbytes):
+                    unknown.append(name)
+        for name in unknown:
+            with suppress(IsADirectoryError):
+                self.folder.files.remove(name)
+                self.orphans += 1

@@ -105,6 +105,7 @@ class Fetcher:
         self._flights: dict[ObjectId, dict[int, Flight]] = {}
         """Queued and started flights by block; a block is in at most one flight."""
         self._ahead_in_flight = 0
+        self._warm_in_flight = 0
         self._memory_hits = 0
         self._disk_hits = 0
         self._joined = 0
@@ -188,9 +189,37 @@ class Fetcher:
                 pieces.append(piece)
                 position += len(piece)
         except trio.Cancelled:
-            self._abandon(object_id, needed)
+            self._abandon(object_id, needed, Priority.DEMAND)
             raise
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    async def bring(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
+        """Have the disk tier given what it lacks of the block-aligned ``wanted``, after all that is more urgent.
+
+        Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
+        """
+        held = {
+            self._memory.find(object_id, index * BLOCK_BYTES)
+            for absent in self._disk.missing_nowait(object_id, wanted)
+            for index in absent.blocks()
+        }
+        for part in held:
+            if part is not None and not self._disk.put_nowait(object_id, part.byte_range, part.pieces):
+                self._remember_unsaved(part)
+        self._request(object_id, wanted, part_nbytes, Priority.WARM)
+        self._start_what_may()
+        try:
+            for index in wanted.blocks():
+                flight = self._flights.get(object_id, {}).get(index)
+                if flight is not None:
+                    await flight.wait(flight.part.byte_range.stop)
+        except trio.Cancelled:
+            self._abandon(object_id, wanted, Priority.WARM)
+            raise
+
+    def is_unsaved(self, object_id: ObjectId) -> bool:
+        """Whether the disk tier has had no time yet for something of an object."""
+        return self._memory.is_unsaved(object_id)
 
     @property
     def get_seconds(self) -> float:
@@ -262,7 +291,7 @@ class Fetcher:
         """Queue flights for what no tier has and no flight brings; a demand promotes the flights that it joins."""
         for missing in self._missing(object_id, wanted, priority):
             for byte_range in missing.parts(part_nbytes):
-                if priority > Priority.DEMAND and self._queue.count(priority) >= self._config.max_queued_ahead:
+                if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:
                     self._ahead_dropped += 1
                     continue
                 flight = Flight(Part(object_id, byte_range), priority)
@@ -295,6 +324,8 @@ class Fetcher:
                     return
                 if ahead and self._ahead_in_flight >= self._ahead_limit:
                     return
+                if priority is Priority.WARM and self._warm_in_flight >= max(self._ahead_limit // 2, 1):
+                    return
                 if not self._memory.reserve_nowait(flight.nbytes):
                     return  # what is in flight will land and make room
                 self._start(self._queue.pop(priority), ahead)
@@ -305,6 +336,7 @@ class Fetcher:
         flight.counted_ahead = ahead
         self._congestion.in_flight += 1
         self._ahead_in_flight += ahead
+        self._warm_in_flight += flight.priority is Priority.WARM
         self._demand_gets += not ahead
         self._ahead_gets += ahead
         self._hedging.on_started()
@@ -345,19 +377,25 @@ class Fetcher:
             self._congestion.on_landed(now)
         self._congestion.in_flight -= 1
         self._ahead_in_flight -= flight.counted_ahead
+        self._warm_in_flight -= flight.priority is Priority.WARM
         self._nbytes_fetched += part.filled_to - part.byte_range.start
         self._memory.release(flight.nbytes)
         if part.complete:
             self._concurrency.on_complete(len(part.byte_range), now - flight.started_at, now)
-            self._memory.hold(part)
-            if not self._disk.put_nowait(part.object_id, part.byte_range, part.pieces):
-                self._memory.remember_unsaved(part)
-                self._any_unsaved.unpark_all()
+            saved = self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
+            if not saved or flight.priority is not Priority.WARM:  # which shall not push out what readers want
+                self._memory.hold(part)
+            if not saved:
+                self._remember_unsaved(part)
             self._land(flight, None)
         else:
             self._failed += error is not None
             self._land(flight, error or StoreUnavailable("the request was abandoned"))
         self._start_what_may()
+
+    def _remember_unsaved(self, part: Part) -> None:
+        self._memory.remember_unsaved(part)
+        self._any_unsaved.unpark_all()
 
     async def _save_the_unsaved(self) -> None:
         """Give the disk tier, whenever it has time, what it had no time for and memory still holds."""
@@ -422,10 +460,10 @@ class Fetcher:
             self._forget(flight)
             flight.cancel()
 
-    def _abandon(self, object_id: ObjectId, needed: ByteRange) -> None:
-        """A reader gave up: drop the demand GETs of ``needed`` that nobody else waits for."""
+    def _abandon(self, object_id: ObjectId, needed: ByteRange, priority: Priority) -> None:
+        """Somebody gave up: drop the GETs of ``needed``, of this priority, that nobody else waits for."""
         flights = self._flights.get(object_id, {})
         for flight in {flights[index] for index in needed.blocks() if index in flights}:
-            if flight.waiters == 0 and flight.priority is Priority.DEMAND:
+            if flight.waiters == 0 and flight.priority is priority:
                 self._abandoned += 1
                 self._give_up(flight, StoreUnavailable("the request was abandoned"))

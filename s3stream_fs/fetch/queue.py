@@ -16,6 +16,8 @@ class Priority(IntEnum):
     """A reader waits for them now."""
     READ_AHEAD = 1
     """A stream will need them soon; may be dropped without harm."""
+    WARM = 2
+    """Somebody asked for them to be in the disk cache, some time."""
 
 
 class _Line(Generic[T]):

@@ -6,61 +6,22 @@ import os
 import random
 import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
-from s3stream_fs.cache.files import file_name
+from disktiers import MIB, NO_RESERVE, back, check, content, data_file, flip, named, nothing, on_disk, put, run, until
+from s3stream_fs.cache.catalog import Catalog
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.disk import DiskTier, open_disk_tier
+from s3stream_fs.cache.index import Selection
+from s3stream_fs.cache.policy import SEGMENT_NBYTES, WHOLE_NBYTES, Policy
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
-
-MIB = 1024 * 1024
-Case = Callable[[DiskTier], Awaitable[None]]
-
-
-def content(object_id: ObjectId) -> bytes:
-    return random.Random(object_id.key + object_id.etag).randbytes(object_id.size)
-
-
-def named(key: str, size: int = 100_000) -> ObjectId:
-    return ObjectId(key, "etag", size)
-
-
-def run(folder: Path, *cases: Case, limit: int = 1 << 30, space: str = "s3/bucket") -> None:
-    """Each case in a newly opened tier."""
-
-    async def main(case: Case) -> None:
-        with trio.fail_after(60):
-            async with open_disk_tier(DiskTierConfig(folder, limit, reserve_fraction=0.0), space) as tier:
-                await case(tier)
-
-    for case in cases:
-        trio.run(main, case)
-
-
-def put(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None, pieces: int = 3) -> bool:
-    byte_range = byte_range or object_id.whole
-    data = memoryview(content(object_id))[byte_range.start : byte_range.stop]
-    step = -(-len(data) // pieces)
-    return tier.put_nowait(object_id, byte_range, [data[at : at + step] for at in range(0, len(data), step)])
-
-
-async def check(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None) -> bool:
-    """Whether it is there; whatever is there must be right."""
-    byte_range = byte_range or object_id.whole
-    found = tier.read_nowait(object_id, byte_range)
-    if found is None:
-        found = await tier.read(object_id, byte_range)
-    assert found is None or found == content(object_id)[byte_range.start : byte_range.stop]
-    return found is not None
-
 
 SIZES = [1, 100_000, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * MIB + 3]
 
@@ -138,10 +99,6 @@ def test_versions_and_buckets_are_apart(tmp_path: Path) -> None:
     run(tmp_path, other, space="s3/other")
 
 
-def on_disk(folder: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in folder.glob("blocks/??/*"))
-
-
 def test_limit_is_kept_and_the_least_recently_used_goes(tmp_path: Path) -> None:
     ids = [named(str(number), MIB) for number in range(20)]
 
@@ -160,24 +117,25 @@ def test_limit_is_kept_and_the_least_recently_used_goes(tmp_path: Path) -> None:
         assert await check(tier, ids[0])
         assert not await check(tier, ids[1])
         assert await check(tier, ids[14])
-        assert tier.statistics().objects_evicted == 5
+        assert tier.statistics().files_evicted == 6  # the index takes room as well
 
     run(tmp_path, fill, more, limit=10 * MIB)
 
 
-def test_lower_limit_at_the_next_start_shrinks_with_the_next_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", Policy)
+def test_lower_limit_shrinks_the_cache_at_the_next_start(tmp_path: Path, policy: Policy) -> None:
     async def fill(tier: DiskTier) -> None:
         for number in range(8):
             put(tier, named(str(number), MIB))
 
-    async def shrink(tier: DiskTier) -> None:
-        put(tier, named("new", MIB))
-        await tier.flush()
-        assert tier.statistics().nbytes_used <= 2 * MIB
+    async def look(tier: DiskTier) -> None:
+        assert tier.statistics().nbytes_used <= 3 * MIB
 
     run(tmp_path, fill)
-    run(tmp_path, shrink, limit=2 * MIB)
-    assert on_disk(tmp_path) <= 2 * MIB
+    assert on_disk(tmp_path) > 8 * MIB
+    run(tmp_path, nothing, limit=3 * MIB, policy=policy)
+    assert on_disk(tmp_path) <= 3 * MIB
+    run(tmp_path, look, limit=3 * MIB)
 
 
 def test_an_object_larger_than_the_cache_keeps_what_came_first(tmp_path: Path) -> None:
@@ -191,17 +149,6 @@ def test_an_object_larger_than_the_cache_keeps_what_came_first(tmp_path: Path) -
         assert tier.statistics().nbytes_used <= 4 * MIB
 
     run(tmp_path, case, limit=4 * MIB)
-
-
-def data_file(folder: Path, object_id: ObjectId) -> Path:
-    name = file_name("s3/bucket", object_id)
-    return folder / "blocks" / name[:2] / name
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def replace(path: Path, make: Callable[[], None]) -> None:
@@ -268,14 +215,20 @@ def test_damaged_index_starts_empty(tmp_path: Path, junk: bytes) -> None:
 
 
 def test_index_of_another_format_starts_empty(tmp_path: Path) -> None:
-    async def nothing(tier: DiskTier) -> None:
-        assert tier.statistics().nbytes_used == 0
+    async def fill(tier: DiskTier) -> None:
+        put(tier, named("key", MIB))
 
-    run(tmp_path, nothing)
+    async def look(tier: DiskTier) -> None:
+        assert not await check(tier, named("key", MIB))
+        await tier.flush()
+        assert tier.statistics().orphans_removed == 1
+
+    run(tmp_path, fill)
     with sqlite3.connect(tmp_path / "blocks" / "index.sqlite") as db:
         db.execute("PRAGMA user_version = 999")
     db.close()
-    run(tmp_path, nothing)
+    run(tmp_path, look)
+    assert on_disk(tmp_path) < MIB
 
 
 def test_folders_that_cannot_be_trusted(tmp_path: Path) -> None:
@@ -325,7 +278,7 @@ def test_full_disk_costs_hits_and_nothing_else(small_disk: Path) -> None:
             put(tier, named(str(number), MIB))
             await tier.flush()
         assert await check(tier, named("19", MIB))
-        assert tier.statistics().objects_evicted > 0
+        assert tier.statistics().files_evicted > 0
         (small_disk / "other").write_bytes(bytes(MIB))  # somebody else's
         for number in range(20, 30):
             put(tier, named(str(number), MIB))
@@ -342,14 +295,17 @@ def test_folder_removed_while_in_use(tmp_path: Path, caplog: pytest.LogCaptureFi
         await tier.flush()
         shutil.rmtree(tmp_path / "cache")
         await check(tier, named("key"))
-        for number in range(5):
-            put(tier, named(str(number)))
-            await tier.flush()
-            await check(tier, named(str(number)))
-        assert not tier.statistics().enabled
+        put(tier, named("lost"))
+        await tier.flush()
+        await back(tier)
+        assert not await check(tier, named("key"))
+        put(tier, named("new"))
+        await tier.flush()
+        assert await check(tier, named("new"))
+        assert tier.statistics().errors > 0
 
     run(tmp_path / "cache", case)
-    assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 2
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"], caplog.text
 
 
 def test_no_limit_means_no_cache(tmp_path: Path) -> None:
@@ -365,7 +321,7 @@ def test_two_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
     ids = [named(str(number), MIB) for number in range(12)]
 
     async def main() -> None:
-        config = DiskTierConfig(tmp_path, 6 * MIB, reserve_fraction=0.0)
+        config = DiskTierConfig(tmp_path, 6 * MIB, NO_RESERVE)
         async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
             put(one, ids[0])
             await one.flush()
@@ -374,7 +330,7 @@ def test_two_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
                 tier = (one, two)[number % 2]
                 put(tier, object_id)
                 await tier.flush()
-                assert on_disk(tmp_path) <= 7 * MIB
+                assert on_disk(tmp_path) <= 6 * MIB
             for object_id in ids:
                 await check(one, object_id)
                 await check(two, object_id)
@@ -382,42 +338,85 @@ def test_two_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
     trio.run(main)
 
 
-CHILD = """
-import sys, pathlib, trio
-sys.path.insert(0, sys.argv[2])
-from test_disk import DiskTierConfig, named, open_disk_tier, put
-
-async def main():
-    config = DiskTierConfig(pathlib.Path(sys.argv[1]), 1 << 30, reserve_fraction=0.0)
-    async with open_disk_tier(config, "s3/bucket") as tier:
-        number = 0
-        while True:
-            put(tier, named(str(number), 300_000))
-            number += 1
-            if number % 20 == 0:
-                await tier.flush()
-                print(number, flush=True)
-
-trio.run(main)
-"""
+def part_of(object_id: ObjectId, byte_range: ByteRange) -> bytes:
+    """Bytes of an object that is too large to be made as a whole."""
+    return b"".join(random.Random(f"{object_id.key} {index}").randbytes(BLOCK_BYTES) for index in byte_range.blocks())[
+        : len(byte_range)
+    ]
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 6])
-def test_kill_costs_at_most_the_newest_blocks(tmp_path: Path, rounds: int) -> None:
-    command = [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    done = 0
-    for _ in range(rounds):
-        done = int(child.stdout.readline())
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+def test_an_object_above_1_gib_lies_in_segments_that_come_and_go(tmp_path: Path) -> None:
+    large = named("large", WHOLE_NBYTES + 3 * MIB + 7)
+    across = ByteRange(SEGMENT_NBYTES - MIB, SEGMENT_NBYTES + MIB)
+    end = ByteRange(WHOLE_NBYTES, large.size)
+
+    async def fill(tier: DiskTier) -> None:
+        for byte_range in (across, end):
+            data = memoryview(part_of(large, byte_range))
+            assert tier.put_nowait(large, byte_range, [data[:300_000], data[300_000:]])
+        await tier.flush()
+        await look(tier)
 
     async def look(tier: DiskTier) -> None:
-        for number in range(done):
-            assert await check(tier, named(str(number), 300_000))
-        for number in range(done, done + 100):
-            await check(tier, named(str(number), 300_000))
+        for byte_range in (across, end):
+            assert tier.missing_nowait(large, byte_range) == ()
+            assert bytes(await tier.read(large, byte_range) or b"") == part_of(large, byte_range)
+        inside = ByteRange(SEGMENT_NBYTES - 1000, SEGMENT_NBYTES + 1000)
+        assert bytes(await tier.read(large, inside) or b"") == part_of(large, across)[MIB - 1000 : MIB + 1000]
+        assert tier.cached_nbytes(large) == len(across) + len(end)
+        assert tier.missing_nowait(large, large.whole) == (
+            ByteRange(0, across.start),
+            ByteRange(across.stop, WHOLE_NBYTES),
+        )
+        assert tier.whole_file_nowait(large) is None
 
-    run(tmp_path, look)
+    async def push_out(tier: DiskTier) -> None:
+        for byte_range in (ByteRange(SEGMENT_NBYTES, across.stop), end):
+            assert await tier.read(large, byte_range) is not None  # all but the first segment are used again
+        put(tier, named("other", 4 * MIB))
+        await tier.flush()
+        assert tier.missing_nowait(large, across) == (ByteRange(across.start, SEGMENT_NBYTES),)
+        assert tier.missing_nowait(large, end) == ()
+
+    run(tmp_path, fill, look)
+    run(tmp_path, push_out, limit=9 * MIB)
+
+
+def test_a_range_that_is_half_there_misses_the_other_half(tmp_path: Path) -> None:
+    object_id = named("key", 4 * MIB)
+
+    async def case(tier: DiskTier) -> None:
+        put(tier, object_id, ByteRange(MIB, 2 * MIB))
+        await tier.flush()
+        assert tier.missing_nowait(object_id, ByteRange(MIB, 3 * MIB)) == (ByteRange(2 * MIB, 3 * MIB),)
+        put(tier, object_id, ByteRange(2 * MIB, 3 * MIB))
+        await tier.flush()
+        assert await check(tier, object_id, ByteRange(MIB, 3 * MIB))
+
+    run(tmp_path, case)
+
+
+def test_an_index_that_is_a_symlink_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"not ours")
+    (tmp_path / "cache" / "blocks").mkdir(parents=True, mode=0o700)
+    (tmp_path / "cache" / "blocks").chmod(0o700)
+    (tmp_path / "cache" / "blocks" / "index.sqlite").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="--cache-dir"):
+        run(tmp_path / "cache", nothing)
+    assert (tmp_path / "elsewhere").read_bytes() == b"not ours"
+
+
+def test_a_file_that_another_process_removed_is_let_go(tmp_path: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        put(tier, named("key", MIB))
+        await tier.flush()
+        assert await check(tier, named("key", MIB))
+        with Catalog(tmp_path) as catalog:
+            assert catalog.remove(Selection(), lambda _: None).nfiles == 1
+        await until(lambda: tier.missing_nowait(named("key", MIB), named("key", MIB).whole) != ())
+        assert tier.statistics().errors == 0
+        put(tier, named("key", MIB))
+        await tier.flush()
+        assert await check(tier, named("key", MIB))
+
+    run(tmp_path, case)

@@ -13,8 +13,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s3stream_fs.cache.disk import DiskTier, DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.disk import DiskTier, open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.cache.policy import Reserve
 from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.fetch.flight import Flight
@@ -52,7 +54,7 @@ def run(
     async def main() -> None:
         store = MemoryStore()
         tier = MemoryTier(memory)
-        config = DiskTierConfig(folder, disk, 0.0, queue)
+        config = DiskTierConfig(folder, disk, Reserve(0.0), queue)
         async with open_disk_tier(config, "x") as disk_tier, trio.open_nursery() as nursery:
             fetcher = Fetcher(store, tier, disk_tier, FetchConfig(), Congestion(slots), nursery)
             with trio.fail_after(60):

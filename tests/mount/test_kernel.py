@@ -134,7 +134,7 @@ def test_a_file_that_is_evicted_while_it_passes_through_keeps_its_bytes(
         for number in range(1, 10):
             assert (mount.path / f"{number}").read_bytes() == DATA[number:]
             wait_until(lambda: mount.stats()["disk"]["nbytes_used"] <= 64 * MIB)
-        assert mount.stats()["disk"]["objects_evicted"] > 0
+        assert mount.stats()["disk"]["files_evicted"] > 0
         drop_kernel_pages()
         assert file.read() == DATA
         # The kernel lets nobody open it in another way meanwhile.

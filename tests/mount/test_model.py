@@ -369,4 +369,4 @@ def test_reads_are_what_the_model_says(simulated: SimulatedS3, mounted: Mounted)
     assert world.seen.keys() == {"current", "old", "stale"}
     assert world.faults().keys() == {"503", "reset", "truncate"}
     assert statistics["memory"]["parts_evicted"] > 0
-    assert statistics["disk"]["objects_evicted"] > 0
+    assert statistics["disk"]["files_evicted"] > 0

@@ -7,7 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s3stream_fs.cache.disk import DiskTierConfig, open_disk_tier
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.disk import open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.store.congestion import Congestion, CongestionStatistics
@@ -108,7 +109,7 @@ def test_a_fetcher_that_is_always_busy_gets_its_slots_back(tmp_path: Path) -> No
     async def main() -> None:
         store = MemoryStore()
         object_id = store.put("key", bytes(16 * BLOCK_BYTES))
-        async with open_disk_tier(DiskTierConfig(tmp_path, 0, 0.0), "x") as disk, trio.open_nursery() as nursery:
+        async with open_disk_tier(DiskTierConfig(tmp_path, 0), "x") as disk, trio.open_nursery() as nursery:
             fetcher = Fetcher(store, MemoryTier(32 * BLOCK_BYTES), disk, FetchConfig(), congestion, nursery)
             whole = ByteRange(0, object_id.size)
             store.gate = trio.Event()

@@ -1,0 +1,208 @@
+"""An existing cache, to be looked at and changed by hand, also while daemons use it.
+
+What goes here, goes there: a daemon finds out within a second that a file of it was removed, and fetches it again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from s3stream_fs.cache.checksums import Checksums, checksum_of
+from s3stream_fs.cache.folder import BLOCKS, INDEX, CacheFolder
+from s3stream_fs.cache.index import CachedObject, Row, Selection, Victim
+from s3stream_fs.cache.policy import PINNED, Clock, file_range
+from s3stream_fs.errors import UsageError
+from s3stream_fs.types import BLOCK_BYTES, ObjectId
+
+_BATCH: Final = 256
+"""Files that are removed in one transaction, for which everybody else waits."""
+
+Advance = Callable[[int], object]
+"""Told, now and then, how many more bytes on disk have been dealt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Sizes in bytes on disk. ``limit_nbytes`` is that of the last mount, 0 where there was none."""
+
+    directory: Path
+    nfiles: int
+    nbytes: int
+    index_nbytes: int
+    limit_nbytes: int
+    pinned_nfiles: int
+    pinned_nbytes: int
+    disk_free_nbytes: int
+    disk_nbytes: int
+    spaces: dict[str, tuple[int, int]]
+    """Files and bytes of each store and bucket."""
+    pins: tuple[tuple[str, str], ...]
+    """Store and bucket, and prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    nfiles: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """``bad_blocks`` and ``missing_files`` are out of the index: they are fetched again."""
+
+    nfiles: int
+    nblocks: int
+    nbytes: int
+    bad_blocks: int
+    missing_files: int
+
+
+class Catalog:
+    """``with`` it. Raises UsageError where there is no cache, or none that can be used."""
+
+    def __init__(self, directory: Path) -> None:
+        if not (directory / BLOCKS / INDEX).is_file():
+            raise UsageError(f"{directory} holds no cache; name the folder with --cache-dir, or a mount that uses it")
+        try:
+            self._folder = CacheFolder(directory)
+        except OSError as error:
+            raise UsageError(f"cache folder {directory} cannot be used: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise UsageError(f"the index in cache folder {directory} cannot be used: {error}") from None
+        self._directory = directory
+        self._index = self._folder.writing
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._folder.close()
+
+    def spaces(self) -> dict[str, int]:
+        """All stores and buckets, each with its number."""
+        return self._index.spaces()
+
+    def space(self, name: str) -> int:
+        """The number of a store and bucket, of which nothing need be cached yet."""
+        with self._index.transaction():
+            return self._index.space(name)
+
+    def summary(self) -> Summary:
+        spaces = self._index.spaces()
+        names = {number: name for name, number in spaces.items()}
+        nfiles, nbytes = self._index.count(Selection())
+        pinned = self._index.count_pinned()
+        free, whole = self._folder.files.free_nbytes()
+        return Summary(
+            directory=self._directory,
+            nfiles=nfiles,
+            nbytes=self._index.nbytes(),
+            index_nbytes=self._index.nbytes() - nbytes,
+            limit_nbytes=self._index.limit_nbytes,
+            pinned_nfiles=pinned[0],
+            pinned_nbytes=pinned[1],
+            disk_free_nbytes=free,
+            disk_nbytes=whole,
+            spaces={name: self._index.count(Selection((number,))) for name, number in spaces.items()},
+            pins=tuple(
+                (names.get(space, "?"), prefix.decode("utf-8", "replace")) for space, prefix in self._index.pins()
+            ),
+        )
+
+    def objects(self, selection: Selection) -> Iterator[CachedObject]:
+        """What is cached, by store, bucket and key."""
+        return self._index.objects(selection)
+
+    def count(self, selection: Selection) -> tuple[int, int]:
+        """How many files, and their bytes on disk."""
+        return self._index.count(selection)
+
+    def remove(self, selection: Selection, advance: Advance) -> Removed:
+        """Remove files, pinned ones too."""
+        nfiles = nbytes = 0
+        for rows in self._batches(selection):
+            with self._folder.locked():
+                with self._index.transaction():
+                    self._index.remove(Victim(row.row, row.name, row.nbytes) for row in rows)
+                for row in rows:
+                    self._folder.files.remove(row.name)
+            nfiles += len(rows)
+            nbytes += sum(row.nbytes for row in rows)
+            advance(sum(row.nbytes for row in rows))
+        return Removed(nfiles, nbytes)
+
+    def verify(self, selection: Selection, advance: Advance) -> Verified:
+        """Read every block and compare it with its checksum."""
+        nfiles = nblocks = nbytes = bad_blocks = missing = 0
+        for rows in self._batches(selection):
+            for row in rows:
+                nfiles += 1
+                good, bad = self._check(row)
+                if good is None:
+                    missing += 1
+                else:
+                    nblocks += len(good) + bad
+                    nbytes += row.nbytes
+                    bad_blocks += bad
+                if good is None or bad:
+                    self._forget(row, good)
+                advance(row.nbytes)
+        return Verified(nfiles, nblocks, nbytes, bad_blocks, missing)
+
+    def pin(self, selection: Selection) -> tuple[int, int]:
+        """What begins with this prefix, now or later, is not evicted. Returns the files and bytes that are there."""
+        with self._folder.locked(), self._index.transaction():
+            self._index.pin(selection)
+        return self._index.count(selection)
+
+    def unpin(self, selection: Selection) -> int:
+        """Returns how many pins there were."""
+        with self._folder.locked(), self._index.transaction():
+            return self._index.unpin(selection, Clock().now_ms())
+
+    def _batches(self, selection: Selection) -> Iterator[list[Row]]:
+        after = 0
+        while rows := self._index.rows(selection, after, _BATCH):
+            after = rows[-1].row
+            yield rows
+
+    def _check(self, row: Row) -> tuple[Checksums | None, int]:
+        """The checksums of the blocks that are right, and how many are not; None where there is no file."""
+        byte_range = file_range(ObjectId("", "", row.size), row.start)
+        checksums = Checksums(byte_range.blocks(), row.checksums)
+        try:
+            file = self._folder.files.open(row.name)
+        except OSError:
+            return None, 0
+        bad = 0
+        for index in list(checksums):
+            start = index * BLOCK_BYTES
+            nbytes = min(BLOCK_BYTES, byte_range.stop - start)
+            try:
+                block = os.pread(file.fd, nbytes, start - byte_range.start)
+            except OSError:
+                block = b""
+            if len(block) != nbytes or checksum_of(block) != checksums[index]:
+                del checksums[index]
+                bad += 1
+        return checksums, bad
+
+    def _forget(self, row: Row, good: Checksums | None) -> None:
+        with self._folder.locked(), self._index.transaction():
+            if good is None:
+                if not self._folder.files.exists(row.name):
+                    self._index.forget([row.name])
+            else:
+                self._index.replace(row, good.packed())
+
+
+def is_pinned(cached: CachedObject) -> bool:
+    return cached.used_ms >= PINNED

@@ -1,0 +1,26 @@
+"""What the disk tier is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3stream_fs.cache.policy import TENTH, Policy, Reserve
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTierConfig:
+    """``limit_nbytes`` on disk, index included (0: no disk tier); ``reserve`` of the file system is always left free.
+
+    ``queue_nbytes`` are taken at once; more have to wait in the memory tier, so that a slow disk never holds a reader.
+    ``verify_always``: blocks are checked each time they are read, and not only the first time since the start. A disk
+    that fails is tried again every ``retry_seconds``.
+    """
+
+    directory: Path
+    limit_nbytes: int
+    reserve: Reserve = TENTH
+    queue_nbytes: int = 64 * 1024 * 1024
+    policy: Policy = Policy.LRU
+    verify_always: bool = False
+    retry_seconds: float = 10.0
