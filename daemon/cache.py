@@ -89,6 +89,7 @@ def _info(arguments: argparse.Namespace) -> ExitCode:
     print("\n".join(f"{name:<17} {value}" for name, value in rows.items()))
     for space, (nfiles, nbytes) in summary.spaces.items():
         store, _, bucket = space.rpartition("/")
+        bucket, store = printable(bucket), printable(store)
         print(f"s3://{bucket:<12} {size_text(nbytes)} in {nfiles:,} files" + ("" if store == AWS else f"; {store}"))
     for space, prefix in summary.pins:
         print(f"{'pinned':<17} {printable(shown(space, prefix))}")
@@ -112,7 +113,7 @@ def _clear(arguments: argparse.Namespace) -> ExitCode:
     with _opened(arguments) as (catalog, selection, target):
         nfiles, nbytes = catalog.count(selection)
         if nfiles and not arguments.yes:
-            _agree(f"Remove {size_text(nbytes)} in {nfiles:,} files of {target} from the cache?")
+            _agree(f"Remove {size_text(nbytes)} in {nfiles:,} files of {printable(str(target))} from the cache?")
         with _progress("removing", nbytes) as bar:
             removed = catalog.remove(selection, bar.update)
     if arguments.json:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,16 +51,24 @@ async def answer_warm(
     """A session: paths come in ``lines``, relative to the mount; progress and failures are told. Returns the last."""
     warming = start(dry=request.get("dry_run") is True)
     sending, receiving = trio.open_memory_channel[bytes](_PATHS_AT_ONCE)
-    failures: list[tuple[str, str]] = []
+    failures: deque[tuple[str, str]] = deque()
+    finished = trio.Event()
 
     def failed(path: bytes, why: str) -> None:
         failures.append((os.fsdecode(path), why))
 
-    async def say() -> None:
-        told, failures[:] = failures[:], []
-        for failure in told:
-            await tell({"failed": failure})
-        await tell({"progress": as_dict(warming.progress)})
+    async def say(message: object) -> None:
+        with trio.fail_after(_SILENCE_SECONDS):  # a client that was stopped shall not hold its place for ever
+            await tell(message)
+
+    async def say_all_the_time() -> None:
+        while not finished.is_set():
+            with trio.move_on_after(_TELL_SECONDS):
+                await finished.wait()
+            while failures:
+                await say({"failed": failures[0]})
+                failures.popleft()
+            await say({"progress": as_dict(warming.progress)})
 
     async def receive() -> None:
         async with sending:
@@ -67,26 +76,21 @@ async def answer_warm(
                 if line is None:
                     return
                 await sending.send(os.fsencode(line) if isinstance(line, str) else b"\0")
-            nursery.cancel_scope.cancel()  # the client went away before it had said all
+        nursery.cancel_scope.cancel()  # the client went away before it had said all
 
-    async def say_all_the_time() -> None:
-        while True:
-            await trio.sleep(_TELL_SECONDS)
-            try:
-                await say()
-            except (OSError, trio.BrokenResourceError):
-                nursery.cancel_scope.cancel()  # it went away, and nobody else wants this
+    async def talk() -> None:
+        try:
+            await say_all_the_time()
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            nursery.cancel_scope.cancel()  # it went away, and nobody else wants this
 
-    done = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        nursery.start_soon(say_all_the_time)
+        nursery.start_soon(talk)
         await warming.run(receiving, failed)
-        done = True
-        nursery.cancel_scope.cancel()
-    if not done:
+        finished.set()
+    if nursery.cancel_scope.cancelled_caught:
         raise trio.BrokenResourceError("the client went away")
-    await say()
     return dict(as_dict(warming.progress))
 
 

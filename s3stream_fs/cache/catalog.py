@@ -67,10 +67,14 @@ class Catalog:
     """``with`` it. Raises UsageError where there is no cache, or none that can be used."""
 
     def __init__(self, directory: Path) -> None:
-        if not (directory / BLOCKS / INDEX).is_file():
+        try:
+            there = (directory / BLOCKS / INDEX).is_file()
+        except OSError as error:
+            raise UsageError(f"cache folder {directory} cannot be used: {error.strerror}") from None
+        if not there:
             raise UsageError(f"{directory} holds no cache; name the folder with --cache-dir, or a mount that uses it")
         try:
-            self._folder = CacheFolder(directory)
+            self._folder = CacheFolder(directory, may_reset=False)
         except OSError as error:
             raise UsageError(f"cache folder {directory} cannot be used: {error.strerror}") from None
         except sqlite3.Error as error:
@@ -85,6 +89,8 @@ class Catalog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._folder.close()
+        if isinstance(error, sqlite3.Error):
+            raise UsageError(f"the index in cache folder {self._directory} cannot be used: {error}") from None
 
     def spaces(self) -> dict[str, int]:
         """All stores and buckets, each with its number."""
@@ -131,11 +137,11 @@ class Catalog:
         for rows in self._batches(selection):
             with self._folder.locked():
                 with self._index.transaction():
-                    self._index.remove(Victim(row.row, row.name, row.nbytes) for row in rows)
-                for row in rows:
-                    self._folder.files.remove(row.name)
-            nfiles += len(rows)
-            nbytes += sum(row.nbytes for row in rows)
+                    removed = self._index.remove(Victim(row.row, row.name, row.nbytes) for row in rows)
+                for victim in removed:
+                    self._folder.files.remove(victim.name)
+            nfiles += len(removed)
+            nbytes += sum(victim.nbytes for victim in removed)
             advance(sum(row.nbytes for row in rows))
         return Removed(nfiles, nbytes)
 
@@ -147,13 +153,13 @@ class Catalog:
                 nfiles += 1
                 good, bad = self._check(row)
                 if good is None:
-                    missing += 1
+                    missing += self._forget_missing(row)
                 else:
                     nblocks += len(good) + bad
                     nbytes += row.nbytes
                     bad_blocks += bad
-                if good is None or bad:
-                    self._forget(row, good)
+                    if bad:
+                        self._forget_bad(row, good)
                 advance(row.nbytes)
         return Verified(nfiles, nblocks, nbytes, bad_blocks, missing)
 
@@ -169,8 +175,8 @@ class Catalog:
             return self._index.unpin(selection, Clock().now_ms())
 
     def _batches(self, selection: Selection) -> Iterator[list[Row]]:
-        after = 0
-        while rows := self._index.rows(selection, after, _BATCH):
+        after, last = 0, self._index.last_row()  # or it would never end while a daemon writes
+        while rows := self._index.rows(selection, after, last, _BATCH):
             after = rows[-1].row
             yield rows
 
@@ -195,13 +201,14 @@ class Catalog:
                 bad += 1
         return checksums, bad
 
-    def _forget(self, row: Row, good: Checksums | None) -> None:
+    def _forget_bad(self, row: Row, good: Checksums) -> None:
         with self._folder.locked(), self._index.transaction():
-            if good is None:
-                if not self._folder.files.exists(row.name):
-                    self._index.forget([row.name])
-            else:
-                self._index.replace(row, good.packed())
+            self._index.replace(row, good.packed())
+
+    def _forget_missing(self, row: Row) -> int:
+        """How many files were missing: none, where it was evicted a moment ago."""
+        with self._folder.locked(), self._index.transaction():
+            return 0 if self._folder.files.exists(row.name) else self._index.forget([row.name])
 
 
 def is_pinned(cached: CachedObject) -> bool:

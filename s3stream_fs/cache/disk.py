@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -199,14 +199,20 @@ class DiskTier:
                     nbytes -= BLOCK_BYTES - (object_id.size - last * BLOCK_BYTES)
         return nbytes
 
-    async def flush(self) -> None:
-        """Wait until all that was put is on disk and would be found after a restart."""
-        await trio.to_thread.run_sync(self._writer.flush, _FLUSH_SECONDS)
+    async def flush(self) -> bool:
+        """Wait until all that was put is on disk and would be found after a restart. False if that takes too long."""
+        return await trio.to_thread.run_sync(self._writer.flush, _FLUSH_SECONDS)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it takes anything at present."""
+        return self._enabled
 
     def close(self) -> None:
         """Once the writer has stopped."""
-        if self._writer.folder is not self._folder:
-            self._folder.close()
+        self.catch_up()
+        self._records.clear()
+        self._writer.live.clear()
         self._writer.folder.close()
 
     def statistics(self) -> DiskStatistics:
@@ -241,7 +247,7 @@ class DiskTier:
         """What is known of a data file; loaded from the index the first time. None where the tier is off."""
         if not self._enabled:
             return None
-        self._catch_up()
+        self.catch_up()
         byte_range = file_range(object_id, offset)
         record = self._records.get((object_id, byte_range.start))
         if record is not None:
@@ -258,17 +264,20 @@ class DiskTier:
         self._writer.live[name] = record
         return record
 
-    def _catch_up(self) -> None:
-        """What the writer has done meanwhile."""
+    def catch_up(self) -> None:
+        """Let go of what the writer has evicted or opened anew meanwhile."""
         while self._writer.evicted:
-            evicted = self._writer.live.pop(self._writer.evicted.popleft(), None)
+            name, _ = self._writer.evicted.popitem()
+            evicted = self._writer.live.pop(name, None)
             if evicted is not None:
                 self._records.pop((evicted.object_id, evicted.byte_range.start), None)
-        if self._writer.folder is not self._folder:
-            self._folder.close()
+                evicted.reset()  # closed now, whoever else remembers the record
+        if self._writer.retired:
             self._folder = self._writer.folder
             self._records.clear()
             self._writer.live.clear()
+            while self._writer.retired:
+                self._writer.retired.popleft().close()
 
     def _load(self, record: Record) -> None:
         """Ask the index for blocks that are not known."""
@@ -323,6 +332,8 @@ class DiskTier:
         bad = []
         for index in unchecked:
             start = index * BLOCK_BYTES - span.start
+            if index not in record.checksums:
+                return None  # evicted while it was being read
             if checksum_of(view[start : start + BLOCK_BYTES]) != record.checksums[index]:
                 bad.append(index)
         if bad:
@@ -340,6 +351,7 @@ class DiskTier:
 
     def _forget_bad(self, record: Record, blocks: Iterable[int], what: str) -> None:
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
+        record.asked_at = trio.current_time()  # not to be told of them by the index at once
         for index in blocks:
             self._bad_blocks += 1
             del record.checksums[index]
@@ -398,11 +410,20 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
         raise UsageError(
             f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
         ) from None
-    writer.start()
     tier = DiskTier(config, space, folder, writer)
+    token = trio.lowlevel.current_trio_token()
+
+    def wake_reader() -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(tier.catch_up, idempotent=True)
+
+    writer.wake_reader = wake_reader
+    writer.start()
     try:
         yield tier
     finally:
+        writer.wake_reader = lambda: None
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(writer.stop, _FLUSH_SECONDS)
-        tier.close()
+            stopped = await trio.to_thread.run_sync(writer.stop, _FLUSH_SECONDS)
+        if stopped:  # else the disk hangs, and what it is given up with is closed by the end of the process
+            tier.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,34 +24,32 @@ BLOCKS: Final = "blocks"
 INDEX: Final = "index.sqlite"
 _LOCK: Final = "writing.lock"
 
+_LOCK_PAUSE_SECONDS: Final = 0.005
+"""How often it is tried to be had. A batch takes some ten times that."""
+
 
 class CacheFolder:
     """``index`` is for trio's thread and never waits; ``writing`` and ``files`` are for the writer's."""
 
-    def __init__(self, directory: Path, *, damaged: bool = False) -> None:
+    def __init__(self, directory: Path, *, damaged_inode: int | None = None, may_reset: bool = True) -> None:
         """Opens at once, however much is in it. Raises OSError, sqlite3.Error or UsageError.
 
-        ``damaged``: the index has been found to be, and is made anew.
+        A damaged index, or one of another format, is removed if it ``may_reset``: the cache starts empty, and its files
+        are swept. ``damaged_inode`` is that of an index which was found to be damaged while it was used.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         blocks = directory / BLOCKS
         make_private_folder(blocks)
-        self.files = DataFiles(blocks)
-        try:
+        self._index_path = blocks / INDEX
+        with ExitStack() as stack:
+            self.files = DataFiles(blocks)
+            stack.callback(self.files.close)
             self._lock = os.open(blocks / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                self.writing = _open_index(blocks / INDEX, damaged)
-                try:
-                    self.index = BlockIndex(blocks / INDEX, patient=False)
-                except BaseException:
-                    self.writing.close()
-                    raise
-            except BaseException:
-                os.close(self._lock)
-                raise
-        except BaseException:
-            self.files.close()
-            raise
+            stack.callback(os.close, self._lock)
+            self.writing = self._open_index(damaged_inode, may_reset)
+            stack.callback(self.writing.close)
+            self.index = BlockIndex(self._index_path, patient=False)
+            stack.pop_all()
 
     def close(self) -> None:
         self.index.close()
@@ -58,27 +58,51 @@ class CacheFolder:
         os.close(self._lock)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Alone among all processes that write here: what is on disk and what the index counts is the same outside.
 
-        Waits for the others, who hold it for one batch at a time. A killed one holds nothing.
+        Waits for the others, who hold it for a batch at a time, until ``give_up`` says so. A killed one holds nothing.
+        Raises OSError, also where somebody has put another index in the place of the one that is open.
         """
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with self._flocked(give_up):
+            if self._index_path.stat().st_ino != self.writing.inode:
+                raise OSError(errno.ESTALE, "the index was made anew by another process")
+            yield
+
+    @contextmanager
+    def _flocked(self, give_up: Callable[[], bool]) -> Iterator[None]:
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up():
+                    raise
+                time.sleep(_LOCK_PAUSE_SECONDS)
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-
-def _open_index(path: Path, damaged: bool) -> BlockIndex:
-    """A damaged index, or one of another format, is removed: the cache starts empty, and its files are swept."""
-    if not damaged:
-        try:
+    def _open_index(self, damaged_inode: int | None, may_reset: bool) -> BlockIndex:
+        path = self._index_path
+        if damaged_inode is None:
+            try:
+                return BlockIndex(path, patient=True)
+            except sqlite3.Error as error:
+                if not is_damage(error) or not may_reset:
+                    raise
+        with self._flocked(lambda: False):
+            try:
+                # Perhaps somebody else has made it anew meanwhile, and uses it.
+                if damaged_inode is None or path.stat().st_ino != damaged_inode:
+                    return BlockIndex(path, patient=True)
+            except FileNotFoundError:
+                return BlockIndex(path, patient=True)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                log.warning("the cache's index %s cannot be used (%s): the cache starts empty", path, error)
+            for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
             return BlockIndex(path, patient=True)
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            log.warning("the cache's index %s cannot be used (%s): the cache starts empty", path, error)
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return BlockIndex(path, patient=True)

@@ -123,7 +123,7 @@ class BlockIndex:
             # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows, and rows
             # whose blocks did not reach the disk fail their checksums.
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
-            self._db.execute("PRAGMA wal_autocheckpoint=1000")
+            self._db.executescript("PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=4194304;")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found not in (0, _FORMAT):
                 raise sqlite3.DatabaseError(f"format {found}")
@@ -131,6 +131,7 @@ class BlockIndex:
             if not patient:
                 self._db.execute("PRAGMA busy_timeout=0")
             self.nbytes()
+            self.inode: Final = path.stat().st_ino
         except BaseException:
             self._db.close()
             raise
@@ -185,12 +186,16 @@ class BlockIndex:
         found = self._db.execute("SELECT space, prefix FROM pin ORDER BY space, prefix")
         return [(_integer(space), _bytes(prefix)) for space, prefix in found]
 
-    def rows(self, selection: Selection, after: int, limit: int) -> list[Row]:
-        """At most ``limit`` files, in the order of their rows, from beyond row ``after`` on."""
+    def last_row(self) -> int:
+        """No file that is there now has a row beyond this one."""
+        return _integer(self._db.execute("SELECT coalesce(max(id), 0) FROM file").fetchone()[0])
+
+    def rows(self, selection: Selection, after: int, last: int, limit: int) -> list[Row]:
+        """At most ``limit`` files, in the order of their rows, from beyond row ``after`` up to row ``last``."""
         found = self._db.execute(
             "SELECT id, name, key, size, start, checksums, nbytes FROM file"
-            f" WHERE id > ? AND {selection.where} ORDER BY id LIMIT ?",
-            (after, selection.prefix, limit),
+            f" WHERE {selection.where} AND id > ? AND id <= ? ORDER BY id LIMIT ?",
+            (selection.prefix, after, last, limit),
         )
         rows = [
             Row(row, _bytes(name).hex(), _bytes(key), _integer(size), _integer(start), _bytes(packed), _integer(nbytes))
@@ -286,18 +291,27 @@ class BlockIndex:
         """No use lies in the future, whatever the clock said when it was noted."""
         self._db.execute("UPDATE file SET used = ? WHERE used > ? AND used < ?", (now_ms, now_ms, PINNED))
 
-    def remove(self, victims: Iterable[Victim]) -> None:
-        """Forget files and all their blocks."""
-        for victim in victims:
-            self._db.execute("DELETE FROM file WHERE id = ?", (victim.row,))
-            self._grow(-victim.nbytes)
+    def remove(self, victims: Iterable[Victim]) -> list[Victim]:
+        """Forget files and all their blocks. Returns those that were still there, with the bytes that they take now."""
+        removed = []
+        for row, name in ((victim.row, victim.name) for victim in victims):
+            found = self._db.execute(
+                "SELECT nbytes FROM file WHERE id = ? AND name = ?", (row, bytes.fromhex(name))
+            ).fetchone()
+            if found is not None:
+                self._db.execute("DELETE FROM file WHERE id = ?", (row,))
+                removed.append(Victim(row, name, _integer(found[0])))
+        self._grow(-sum(victim.nbytes for victim in removed))
+        return removed
 
-    def forget(self, names: Iterable[str]) -> None:
-        """As ``remove``, for files that were removed by somebody else."""
+    def forget(self, names: Iterable[str]) -> int:
+        """As ``remove``, for files that were removed by somebody else. Returns how many were known."""
+        count = 0
         for name in names:
             row = self._db.execute("SELECT id, nbytes FROM file WHERE name = ?", (bytes.fromhex(name),)).fetchone()
             if row is not None:
-                self.remove([Victim(row[0], name, _integer(row[1]))])
+                count += len(self.remove([Victim(row[0], name, _integer(row[1]))]))
+        return count
 
     def replace(self, row: Row, checksums: bytes) -> None:
         """Other blocks of a file count, unless it has changed meanwhile."""
@@ -362,17 +376,15 @@ class BlockIndex:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the index itself is at fault, and not its disk or another process: then it has to be made anew."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    return code not in {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_INTERRUPT,
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
+        return False
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_ERROR,  # another table than ours
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
     }
 
 

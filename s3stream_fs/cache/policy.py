@@ -60,7 +60,7 @@ class Clock:
 
 def evictable_before(policy: Policy, now_ms: int) -> int:
     """Files whose last use was before this time may be evicted."""
-    return now_ms + 1 if policy is Policy.LRU else now_ms - IDLE_MS
+    return PINNED if policy is Policy.LRU else now_ms - IDLE_MS
 
 
 def file_range(object_id: ObjectId, offset: int) -> ByteRange:

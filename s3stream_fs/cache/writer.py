@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -105,8 +105,9 @@ class Writer:
         self._busy = True
         self._unswept: deque[str] = deque()
         self._retry_at = 0.0
-        self._damaged = False
-        """The index has to be made anew."""
+        self._tend_at = 0.0
+        self._damaged_inode: int | None = None
+        """The index has to be made anew, if it still is this one."""
         self.dirty: dict[str, Record] = {}
         """Records by name with blocks that are not committed yet, so that nobody loads an older state of them."""
         self.touched: dict[str, int] = {}
@@ -115,8 +116,12 @@ class Writer:
         """The records that trio's thread has at hand, by name."""
         self.lost: deque[str] = deque()
         """Names of files that are not there though the index says so."""
-        self.evicted: deque[str] = deque()
-        """Names of files that were evicted, for trio's thread to forget their records."""
+        self.evicted: dict[str, None] = {}
+        """Names of files that were evicted, for trio's thread to forget their records, and thereby to close them."""
+        self.retired: deque[CacheFolder] = deque()
+        """Folders that were opened anew, for trio's thread to close."""
+        self.wake_reader: Callable[[], None] = lambda: None
+        """Has trio's thread look at what was evicted or retired."""
         self.broken = False
         """The disk or the index cannot be used at present."""
         self.nbytes_used = folder.writing.nbytes()
@@ -160,7 +165,8 @@ class Writer:
                     self._config.retry_seconds,
                 )
             self.broken = True
-            self._damaged |= isinstance(error, sqlite3.Error) and is_damage(error)
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                self._damaged_inode = self.folder.writing.inode
             self._retry_at = time.monotonic() + self._config.retry_seconds
 
     def flush(self, timeout: float) -> bool:
@@ -172,8 +178,8 @@ class Writer:
             self._flushing -= 1
             return done
 
-    def stop(self, timeout: float) -> None:
-        """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks."""
+    def stop(self, timeout: float) -> bool:
+        """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks. False where it hangs."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -181,7 +187,8 @@ class Writer:
         if self._thread.is_alive():
             with self._wake:
                 self._queue.clear()
-            self._thread.join()
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._guarded(self._begin)
@@ -197,15 +204,15 @@ class Writer:
                 stopping = self._stopping and not batch
             if self.broken and not stopping and time.monotonic() >= self._retry_at:
                 self._guarded(self._mend)
-            if self.broken:
+            if batch and self.broken:
                 self.dropped += len(batch)
-            else:
-                if batch:
-                    self._guarded(partial(self._write_or_drop, batch))
-                else:
-                    self._guarded(self._write_last_uses)
-                    if not stopping:
-                        self._guarded(self._tend)
+            elif batch:
+                self._guarded(partial(self._write_or_drop, batch))
+            if not self.broken and (stopping or time.monotonic() >= self._tend_at):
+                self._guarded(self._write_last_uses)
+                if not stopping:
+                    self._guarded(self._tend)
+                self._tend_at = time.monotonic() + _IDLE_SECONDS
             with self._wake:
                 self._queued_nbytes -= sum(len(write.byte_range) for write in batch)
                 waiting = {write.record.name for write in self._queue}
@@ -218,12 +225,18 @@ class Writer:
             self._busy = False
             self._wake.notify_all()
 
+    def _locked(self) -> AbstractContextManager[None]:
+        return self.folder.locked(lambda: self._stopping)
+
     def _guarded(self, step: Callable[[], None]) -> None:
         """One step of the thread's work; whatever goes wrong turns the cache off."""
         try:
             step()
         except (OSError, sqlite3.Error, UsageError) as error:
-            self.fail(error)
+            if isinstance(error, UsageError) or not _is_full(error):
+                self.fail(error)
+            else:
+                self.errors += 1  # somebody else filled the disk, to its last block
         except Exception as error:
             log.exception("bug in the disk cache")
             self.fail(error)
@@ -239,7 +252,7 @@ class Writer:
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
         self._unswept = deque(self.folder.files.shards)
-        with self.folder.locked():
+        with self._locked():
             while not self.folder.writing.swept and self._unswept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep(self._unswept.popleft())
@@ -251,11 +264,18 @@ class Writer:
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
-        folder = CacheFolder(self._config.directory, damaged=self._damaged)
-        self._damaged = False
-        self.folder = folder  # trio's thread closes the old one when it sees this one
-        self._begin()
+        folder, old = CacheFolder(self._config.directory, damaged_inode=self._damaged_inode), self.folder
+        self._damaged_inode = None
+        self.folder = folder
+        try:
+            self._begin()
+        except BaseException:
+            self.folder = old
+            folder.close()
+            raise
+        self.retired.append(old)
         self.broken = False
+        self.wake_reader()
         log.warning("the disk cache is back")
 
     def _write_or_drop(self, batch: list[_Write]) -> None:
@@ -270,7 +290,7 @@ class Writer:
 
     def _write(self, batch: list[_Write]) -> None:
         index = self.folder.writing
-        with self.folder.locked():
+        with self._locked():
             with self._wake:
                 # Also what is queued behind this batch: its records hold the files open.
                 writing = set(self.dirty)
@@ -322,12 +342,12 @@ class Writer:
         Under the lock.
         """
         index = self.folder.writing
+        # Asked once: a file that somebody still has open takes its room until that is closed, and to evict more would
+        # not help.
+        free, whole = self.folder.files.free_nbytes()
+        free -= self._config.reserve.of(whole) + _INDEX_ROOM_NBYTES
         while self._config.limit_nbytes:
-            free, whole = self.folder.files.free_nbytes()
-            room = min(
-                self._config.limit_nbytes - index.nbytes(),
-                free - max(self._config.reserve.of(whole), _INDEX_ROOM_NBYTES),
-            )
+            room = min(self._config.limit_nbytes - index.nbytes(), free)
             if room >= wanted:
                 return wanted
             self._write_last_uses()
@@ -340,11 +360,13 @@ class Writer:
             if not victims:
                 return max(room, 0)
             with index.transaction():
-                index.remove(victims)
+                victims = index.remove(victims)
             for victim in victims:
+                free += victim.nbytes
                 self.folder.files.remove(victim.name)
-                self.evicted.append(victim.name)
+                self.evicted[victim.name] = None
                 self.files_evicted += 1
+            self.wake_reader()
         return 0
 
     def _write_last_uses(self) -> None:
@@ -355,12 +377,14 @@ class Writer:
             self.folder.writing.touch((used_ms, name) for name, used_ms in touched.items())
 
     def _tend(self) -> None:
-        """There is nothing to write: keep the reserve free, and tidy up a little."""
-        with self.folder.locked():
+        """Twice a second: keep the reserve free, and tidy up a little."""
+        for record in list(self.live.values()):
+            if record.file is not None and not record.file.on_disk()[1]:
+                self.evicted[record.name] = None  # by another process: its bytes take room until it is closed
+        if self.evicted:
+            self.wake_reader()
+        with self._locked():
             self._make_room(0, set(self.dirty), Policy.LRU)
-            for record in list(self.live.values()):
-                if record.file is not None and not record.file.on_disk()[1]:
-                    self.evicted.append(record.name)  # by another process: its bytes take room until it is closed
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())

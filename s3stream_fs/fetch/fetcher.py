@@ -71,6 +71,8 @@ class FetchStatistics:
 _FINISH_NBYTES: Final = 1024 * 1024
 """Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
 
+_BRING_TRIES: Final = 5
+
 _LEAST_PAUSE_SECONDS: Final = 0.002
 _MOST_PAUSE_SECONDS: Final = 0.02
 """Late GETs are looked for so often, while any are under way."""
@@ -206,16 +208,26 @@ class Fetcher:
         for part in held:
             if part is not None and not self._disk.put_nowait(object_id, part.byte_range, part.pieces):
                 self._remember_unsaved(part)
-        self._request(object_id, wanted, part_nbytes, Priority.WARM)
-        self._start_what_may()
-        try:
-            for index in wanted.blocks():
-                flight = self._flights.get(object_id, {}).get(index)
-                if flight is not None:
-                    await flight.wait(flight.part.byte_range.stop)
-        except trio.Cancelled:
-            self._abandon(object_id, wanted, Priority.WARM)
-            raise
+        for _ in range(_BRING_TRIES):
+            self._request(object_id, wanted, part_nbytes, Priority.WARM)
+            self._start_what_may()
+            flights = self._flights.get(object_id, {})
+            joined = {flights[index] for index in wanted.blocks() if index in flights}
+            dropped = False
+            try:
+                for flight in joined:
+                    try:
+                        await flight.wait(flight.part.byte_range.stop)
+                    except StoreError:
+                        if flight.priority is Priority.WARM:
+                            raise
+                        dropped = True  # it was a reader's, who does not want it any more
+            except trio.Cancelled:
+                self._abandon(object_id, wanted, Priority.WARM)
+                raise
+            if not dropped:
+                return
+        raise StoreUnavailable("readers began it and gave it up, again and again")
 
     def is_unsaved(self, object_id: ObjectId) -> bool:
         """Whether the disk tier has had no time yet for something of an object."""
@@ -324,11 +336,16 @@ class Fetcher:
                     return
                 if ahead and self._ahead_in_flight >= self._ahead_limit:
                     return
-                if priority is Priority.WARM and self._warm_in_flight >= max(self._ahead_limit // 2, 1):
+                if priority is Priority.WARM and self._warm_waits:
                     return
                 if not self._memory.reserve_nowait(flight.nbytes):
                     return  # what is in flight will land and make room
                 self._start(self._queue.pop(priority), ahead)
+
+    @property
+    def _warm_waits(self) -> bool:
+        """Whether warming has its share already, or the disk has enough to do."""
+        return self._warm_in_flight >= max(self._ahead_limit // 2, 1) or self._memory.first_unsaved() is not None
 
     def _start(self, flight: Flight, ahead: bool) -> None:
         flight.state = FlightState.STARTED
@@ -405,6 +422,7 @@ class Fetcher:
                 await self._any_unsaved.park()
             elif self._disk.put_nowait(part.object_id, part.byte_range, part.pieces):
                 self._memory.forget_unsaved(part)
+                self._start_what_may()
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.sleep(_SAVE_PAUSE_SECONDS)

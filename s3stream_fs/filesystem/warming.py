@@ -26,7 +26,15 @@ PART_NBYTES: Final = 8 * 1024 * 1024
 _UNITS_AT_ONCE: Final = 64
 """Units that are fetched, or on their way to the disk. The fetcher starts fewer GETs where that is enough."""
 
+_SEGMENT_NBYTES: Final = 64 * 1024 * 1024
+"""Of a large file so much is looked up before others get their turn."""
+
+_REFUSED_IN_A_ROW: Final = 2 * _UNITS_AT_ONCE
+"""After so many units that the cache did not take, the rest is not fetched for nothing."""
+
 _SAVE_PAUSE_SECONDS: Final = 0.05
+
+_NOT_TAKEN: Final = "the cache did not take it: it is full, or off; see s3stream-fs cache info"
 
 Failed = Callable[[bytes, str], None]
 """Told of each file that did not come, with a line that says why."""
@@ -69,6 +77,8 @@ class Warming:
         self._dry = dry
         self._landed: deque[tuple[_File, ByteRange]] = deque()
         self._any_landed = trio.lowlevel.ParkingLot()
+        self._refused = 0
+        """Units in a row that the cache did not take."""
         self.progress = WarmProgress()
 
     async def run(self, paths: trio.MemoryReceiveChannel[bytes], failed: Failed) -> None:
@@ -114,6 +124,7 @@ class Warming:
             if inside is None:
                 return
             position += 1
+            await trio.lowlevel.checkpoint()
             below = path + b"/" + inside.name if path else inside.name
             try:
                 await self._add_entry(below, inside, limiter, nursery, failed)
@@ -129,21 +140,27 @@ class Warming:
         if entry.info.archived:
             self._fail(path, f"it lies in {entry.info.storage_class} and has to be restored first", failed)
             return
-        missing = () if object_id.size == 0 else self._disk.missing_nowait(object_id, object_id.whole)
-        units = [unit for part in missing for unit in part.parts(PART_NBYTES)]
+        units: list[ByteRange] = []
+        for segment in object_id.whole.parts(_SEGMENT_NBYTES) if object_id.size else ():
+            units += [
+                unit for missing in self._disk.missing_nowait(object_id, segment) for unit in missing.parts(PART_NBYTES)
+            ]
+            await trio.lowlevel.checkpoint()
         had = object_id.size - sum(map(len, units))
         self.progress.nbytes_had += had
         self.progress.nbytes_done += had
         self.progress.gets += len(units)
         if not units:
             self.progress.nfiles_done += 1
+        elif not self._dry and not self._disk.enabled:
+            self._fail(path, "the disk cache is off; the mount's log says why", failed)
+        elif not self._dry and self._refused >= _REFUSED_IN_A_ROW:
+            self._fail(path, _NOT_TAKEN, failed)
         elif not self._dry:
             file = _File(path, object_id, len(units))
             for unit in units:
                 await limiter.acquire()
                 nursery.start_soon(self._fetch, file, unit)
-        else:
-            await trio.lowlevel.checkpoint()
 
     async def _fetch(self, file: _File, unit: ByteRange) -> None:
         try:
@@ -158,18 +175,22 @@ class Warming:
         while True:
             if not self._landed:
                 await self._any_landed.park()
-            await self._disk.flush()
+            landed, self._landed = self._landed, deque()  # what lands while the disk is waited for is not meant
+            if not await self._disk.flush():
+                self._landed.extendleft(reversed(landed))
+                continue
             waiting = False
-            for _ in range(len(self._landed)):
-                file, unit = self._landed.popleft()
+            for file, unit in landed:
                 missing = not file.failure and self._disk.missing_nowait(file.object_id, unit)
                 if missing and self._fetcher.is_unsaved(file.object_id):
                     self._landed.append((file, unit))  # the disk has not been given it yet
                     waiting = True
                     continue
                 if missing:
-                    file.failure = "the cache did not take it: it is full, or off; see s3stream-fs cache info"
+                    file.failure = _NOT_TAKEN
+                    self._refused += 1
                 elif not file.failure:
+                    self._refused = 0
                     self.progress.nbytes_done += len(unit)
                 file.units -= 1
                 if file.units == 0:

@@ -47,8 +47,8 @@ def cache(cli: CommandLine, *words: str | Path) -> Any:
 
 
 def test_two_mounts_share_a_cache(filled: S3Server, mounted: Mounted, tmp_path: Path) -> None:
-    one = mounted(filled, "bucket", cache_dir=tmp_path / "shared")
-    two = mounted(filled, "bucket", cache_dir=tmp_path / "shared")
+    one = mounted(filled, "bucket", no_hedging=True, cache_dir=tmp_path / "shared")
+    two = mounted(filled, "bucket", no_hedging=True, cache_dir=tmp_path / "shared")
     (first, *_) = FILES
     assert (two.path / first).stat().st_size == len(FILES[first])
     filled.clear()
@@ -63,7 +63,7 @@ def test_two_mounts_share_a_cache(filled: S3Server, mounted: Mounted, tmp_path: 
 def test_two_mounts_at_once_read_right_and_share_what_is_there(
     filled: S3Server, mounted: Mounted, tmp_path: Path
 ) -> None:
-    mounts = [mounted(filled, "bucket", cache_dir=tmp_path / "shared") for _ in range(2)]
+    mounts = [mounted(filled, "bucket", no_hedging=True, cache_dir=tmp_path / "shared") for _ in range(2)]
     failures: list[BaseException] = []
 
     def read(mount: Mount, order: int) -> None:
@@ -87,7 +87,7 @@ def test_two_mounts_at_once_read_right_and_share_what_is_there(
 
 
 def test_cache_by_hand_while_it_is_in_use(filled: S3Server, mounted: Mounted) -> None:
-    mount = mounted(filled, "bucket", "dir/")
+    mount = mounted(filled, "bucket", "dir/", no_hedging=True)
     cli = mount.cli
     for key, data in FILES.items():
         assert (mount.path / key.removeprefix("dir/")).read_bytes() == data
@@ -117,7 +117,7 @@ def test_cache_by_hand_while_it_is_in_use(filled: S3Server, mounted: Mounted) ->
 
 
 def test_verify_drops_what_was_damaged(filled: S3Server, mounted: Mounted) -> None:
-    mount = mounted(filled, "bucket")
+    mount = mounted(filled, "bucket", no_hedging=True)
     read_all(mount)
     written(mount)
     mount.umount()
@@ -143,7 +143,7 @@ def test_what_is_pinned_stays(server: S3Server, mounted: Mounted) -> None:
     data = {f"{folder}/{number}": os.urandom(1 << 20) for folder in ("kept", "other") for number in range(40)}
     for key, content in data.items():
         server.put("bucket", key, content)
-    mount = mounted(server, "bucket", cache_size="64MiB")
+    mount = mounted(server, "bucket", no_hedging=True, cache_size="64MiB")
 
     def read(folder: str) -> None:
         for key, content in data.items():
@@ -175,7 +175,7 @@ def test_policy_keep_hits_what_fits(server: S3Server, mounted: Mounted) -> None:
     data = {f"{number}": os.urandom(1 << 20) for number in range(90)}
     for key, content in data.items():
         server.put("bucket", key, content)
-    mount = mounted(server, "bucket", cache_size="64MiB", memory_limit="64MiB", cache_policy="keep")
+    mount = mounted(server, "bucket", no_hedging=True, cache_size="64MiB", memory_limit="64MiB", cache_policy="keep")
 
     def epoch() -> int:
         server.clear()
@@ -208,7 +208,7 @@ def test_mistakes_are_one_line(cli: CommandLine, words: list[str], code: int, to
 
 
 def test_clear_asks_first(filled: S3Server, mounted: Mounted) -> None:
-    mount = mounted(filled, "bucket")
+    mount = mounted(filled, "bucket", no_hedging=True)
     read_all(mount)
     written(mount)
     done = mount.cli.run("cache", "clear", mount.path)

@@ -32,7 +32,7 @@ def mount(server: S3Server, mounted: Mounted) -> Mount:
     server.create_bucket("bucket")
     for key, data in FILES.items():
         server.put("bucket", key, data)
-    return mounted(server, "bucket")
+    return mounted(server, "bucket", no_hedging=True)
 
 
 def warm(mount: Mount, *words: str | Path, code: int = 0) -> Any:
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_told(server: S3Server, mounted: Mounted) -> None:
     server.create_bucket("bucket")
     for number in range(90):
         server.put("bucket", f"{number:02}", os.urandom(1 << 20))
-    mount = mounted(server, "bucket", cache_size="64MiB", cache_policy="keep")
+    mount = mounted(server, "bucket", no_hedging=True, cache_size="64MiB", cache_policy="keep")
     dry = mount.cli.run("warm", mount.path, "--dry-run")
     assert "26.0 MiB would not fit" in dry.stdout
     result = warm(mount, mount.path, code=8)
