@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -92,7 +93,7 @@ class Writer:
         self._config = config
         self._space = space
         self.folder = folder
-        """Another one after the disk has failed and come back. The old one is closed by whoever sees it last."""
+        """Another one after the disk has failed and come back; the old one is in ``retired`` then."""
         self._space_number = 0
         self._direct = DirectWriter()
         self._clock = Clock()
@@ -100,6 +101,8 @@ class Writer:
         self._queued_nbytes = 0
         self._wake = threading.Condition()
         self._stopping = False
+        self._give_up_at = math.inf
+        """When not to wait any more for other processes."""
         self._flushing = 0
         """How many wait for the queue to be empty."""
         self._busy = True
@@ -182,6 +185,7 @@ class Writer:
         """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks. False where it hangs."""
         with self._wake:
             self._stopping = True
+            self._give_up_at = time.monotonic() + timeout
             self._wake.notify_all()
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -226,7 +230,7 @@ class Writer:
             self._wake.notify_all()
 
     def _locked(self) -> AbstractContextManager[None]:
-        return self.folder.locked(lambda: self._stopping)
+        return self.folder.locked(lambda: time.monotonic() >= self._give_up_at)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """One step of the thread's work; whatever goes wrong turns the cache off."""

@@ -8,6 +8,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from disktiers import MIB, NO_RESERVE, back, check, content, data_file, flip, na
 from s3stream_fs.cache.catalog import Catalog
 from s3stream_fs.cache.config import DiskTierConfig
 from s3stream_fs.cache.disk import DiskTier, open_disk_tier
+from s3stream_fs.cache.folder import CacheFolder
 from s3stream_fs.cache.index import Selection
 from s3stream_fs.cache.policy import SEGMENT_NBYTES, WHOLE_NBYTES, Policy
 from s3stream_fs.errors import UsageError
@@ -431,3 +433,36 @@ def test_a_file_that_another_process_removed_is_let_go(tmp_path: Path) -> None:
         assert await check(tier, named("key", MIB))
 
     run(tmp_path, case)
+
+
+def test_what_is_queued_waits_at_the_end_for_another_process_that_writes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held, ending = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with other.locked():
+            held.set()
+            ending.wait(30)
+
+    async def fill(tier: DiskTier) -> None:
+        await tier.flush()
+        await trio.to_thread.run_sync(held_by.start)
+        await trio.to_thread.run_sync(held.wait)
+        put(tier, named("key"))
+        threading.Timer(0.3, ending.set).start()
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, named("key"))
+
+    run(tmp_path, nothing)
+    other = CacheFolder(tmp_path)
+    held_by = threading.Thread(target=hold)
+    try:
+        run(tmp_path, fill)
+    finally:
+        ending.set()
+        held_by.join()
+        other.close()
+    assert caplog.records == []
+    run(tmp_path, look)
