@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +219,32 @@ def test_clear_asks_first(filled: S3Server, mounted: Mounted) -> None:
     assert cache(mount.cli, "info", mount.path)["nfiles"] == NFILES
     assert "24 files" in mount.cli.run("cache", "clear", mount.path, "--yes").stdout
     read_all(mount)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_readers_notice_nothing_of_a_full_disk_and_a_cache_that_is_removed(
+    filled: S3Server, mounted: Mounted, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for again in ("again", "third"):
+        for key, data in FILES.items():
+            filled.put("bucket", f"{again}/{key}", data)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m,mode=700", "tmpfs", disk], check=True)
+    try:
+        mount = mounted(filled, "bucket", no_hedging=True, cache_dir=disk / "cache", cache_reserve="0")
+        read_all(mount)
+        free = os.statvfs(disk)
+        (disk / "other").write_bytes(bytes(free.f_bavail * free.f_frsize))
+        for key, data in FILES.items():
+            assert (mount.path / "again" / key).read_bytes() == data
+        assert mount.stats()["disk"]["enabled"]
+        mount.announce("the disk cache is off|a file of the disk cache cannot be read")
+        shutil.rmtree(disk / "cache")
+        for key, data in FILES.items():
+            assert (mount.path / "third" / key).read_bytes() == data
+        while mount.stats()["disk"]["errors"] == 0:
+            pass
+        mount.umount()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
