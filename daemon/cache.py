@@ -116,10 +116,8 @@ def _clear(arguments: argparse.Namespace) -> ExitCode:
             _agree(f"Remove {size_text(nbytes)} in {nfiles:,} files of {printable(str(target))} from the cache?")
         with _progress("removing", nbytes) as bar:
             removed = catalog.remove(selection, bar.update)
-    if arguments.json:
-        print(json.dumps(as_dict(removed)))
-    else:
-        print(f"removed {size_text(removed.nbytes)} in {removed.nfiles:,} files")
+    text = f"removed {size_text(removed.nbytes)} in {removed.nfiles:,} files"
+    print(json.dumps(as_dict(removed)) if arguments.json else text)
     return ExitCode.OK
 
 

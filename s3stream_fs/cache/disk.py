@@ -205,8 +205,8 @@ class DiskTier:
 
     @property
     def enabled(self) -> bool:
-        """Whether it takes anything at present."""
-        return self._enabled
+        """Whether there is a disk cache, and its disk works at present."""
+        return self._config.limit_nbytes > 0 and not self._writer.broken
 
     def close(self) -> None:
         """Once the writer has stopped."""
@@ -217,7 +217,7 @@ class DiskTier:
 
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
-            enabled=self._enabled,
+            enabled=self.enabled,
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
             hits=self._hits,
@@ -230,10 +230,6 @@ class DiskTier:
             errors=self._errors + self._writer.errors,
         )
 
-    @property
-    def _enabled(self) -> bool:
-        return self._config.limit_nbytes > 0 and not self._writer.broken
-
     def _records_of(self, object_id: ObjectId, wanted: ByteRange) -> Iterator[tuple[Record | None, ByteRange]]:
         """The data files in which ``wanted`` lies, each with what of it lies there."""
         start = wanted.start
@@ -245,7 +241,7 @@ class DiskTier:
 
     def _record(self, object_id: ObjectId, offset: int) -> Record | None:
         """What is known of a data file; loaded from the index the first time. None where the tier is off."""
-        if not self._enabled:
+        if not self.enabled:
             return None
         self.catch_up()
         byte_range = file_range(object_id, offset)

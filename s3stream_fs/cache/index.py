@@ -160,9 +160,6 @@ class BlockIndex:
             return None
         return _bytes(row[3])
 
-    def has(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM file WHERE name = ?", (bytes.fromhex(name),)).fetchone() is not None
-
     def nbytes(self) -> int:
         """The room on disk of all files and of the index, for every process that shares the folder."""
         return self._total("nbytes") + self._own_nbytes()

@@ -72,6 +72,7 @@ _FINISH_NBYTES: Final = 1024 * 1024
 """Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
 
 _BRING_TRIES: Final = 5
+"""How often warming asks again for what a reader had begun and given up."""
 
 _LEAST_PAUSE_SECONDS: Final = 0.002
 _MOST_PAUSE_SECONDS: Final = 0.02
