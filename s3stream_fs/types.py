@@ -36,15 +36,15 @@ class ByteRange:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def aligned(self, size: int) -> ByteRange:
-        """The smallest range of whole blocks around this one, cut at the object's ``size``."""
-        start = self.start // BLOCK_BYTES * BLOCK_BYTES
-        stop = -(-self.stop // BLOCK_BYTES) * BLOCK_BYTES
+    def aligned(self, size: int, unit: int = BLOCK_BYTES) -> ByteRange:
+        """The smallest range of whole blocks, or of another ``unit``, around this one, cut at the object's ``size``."""
+        start = self.start // unit * unit
+        stop = -(-self.stop // unit) * unit
         return ByteRange(start, min(stop, size))
 
-    def blocks(self) -> range:
-        """The indexes of all blocks that this range touches."""
-        return range(self.start // BLOCK_BYTES, -(-self.stop // BLOCK_BYTES))
+    def blocks(self, unit: int = BLOCK_BYTES) -> range:
+        """The indexes of all blocks, or of another ``unit``, that this range touches."""
+        return range(self.start // unit, -(-self.stop // unit))
 
     def parts(self, nbytes: int) -> Iterator[ByteRange]:
         """This range cut at the multiples of ``nbytes`` within it."""

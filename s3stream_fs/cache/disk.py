@@ -10,24 +10,26 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
 from cachetools import LRUCache
 
-from s3stream_fs.cache.checksums import Checksums, checksum_of
+from s3stream_fs.cache.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.direct import ALIGNMENT_NBYTES, ReadBuffers
 from s3stream_fs.cache.files import DataFile, file_name
 from s3stream_fs.cache.folder import CacheFolder
 from s3stream_fs.cache.index import is_damage
 from s3stream_fs.cache.policy import file_range
+from s3stream_fs.cache.readers import ReadThreads
 from s3stream_fs.cache.record import Record
 from s3stream_fs.cache.writer import Writer
 from s3stream_fs.errors import UsageError
-from s3stream_fs.ranges import absent_ranges
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ _FLUSH_SECONDS: Final = 20.0
 
 _INLINE_NBYTES: Final = 1024 * 1024
 """Up to here a copy out of the page cache (0.1 ms) costs less than a thread."""
+
+_DIRECT_NBYTES: Final = 128 * 1024
+"""From here on a read of a file that is not read in one go leaves the page cache alone."""
 
 _USE_MS: Final = 1000
 """Uses of a file within such a time count as one."""
@@ -78,8 +83,11 @@ class DiskTier:
         self._folder = folder
         self._writer = writer
         self._records: LRUCache[tuple[ObjectId, int], Record] = LRUCache(maxsize=_MAX_RECORDS)
-        self._limiter = trio.CapacityLimiter(_READ_THREADS)
+        self._threads = ReadThreads(_READ_THREADS)
         self._nowait_works = True
+        self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * GRAIN_NBYTES)
+        self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * GRAIN_NBYTES))
+        """Where a read goes that may come to nothing, so that no memory is made for it."""
         self._hits = 0
         self._bad_blocks = 0
         self._errors = 0
@@ -90,14 +98,21 @@ class DiskTier:
         for record, inside in self._records_of(object_id, wanted):
             if record is None:
                 absent = [inside]
+            elif record.has(inside) or (self._ask_again(record) and record.has(inside)):
+                continue
             else:
-                absent = list(absent_ranges(inside, record.checksums.__contains__))
-                if absent and self._ask_again(record):
-                    absent = list(absent_ranges(inside, record.checksums.__contains__))
+                absent = [
+                    ByteRange(blocks.start * BLOCK_BYTES, min(blocks.stop * BLOCK_BYTES, inside.stop))
+                    for blocks in record.checksums.absent(inside.blocks())
+                ]
             if missing and absent and missing[-1].stop == absent[0].start:
                 absent[0] = ByteRange(missing.pop().start, absent[0].stop)
             missing += absent
         return tuple(missing)
+
+    def has_nowait(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether all of ``wanted`` is on disk."""
+        return all(record is not None and record.has(inside) for record, inside in self._records_of(object_id, wanted))
 
     def read_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if all are on disk, in the page cache, and not more than may be copied on this thread."""
@@ -106,10 +121,12 @@ class DiskTier:
         record = self._record(object_id, wanted.start)
         if record is None or wanted.stop > record.byte_range.stop or not record.has(wanted):
             return None
+        if self._goes_direct(record, wanted):
+            return None  # even to ask for its pages would have the kernel read them
         try:
             file, span, unchecked = self._opened(record, wanted)
-            buffer = bytearray(len(span))
-            if os.preadv(file.fd, [buffer], span.start - record.byte_range.start, os.RWF_NOWAIT) != len(buffer):
+            scratch = self._scratch[: len(span)]
+            if os.preadv(file.fd, [scratch], record.inside(span).start, os.RWF_NOWAIT) != len(span):
                 return None
         except BlockingIOError:
             return None
@@ -119,7 +136,7 @@ class DiskTier:
             else:
                 self._fault(record, error)
             return None
-        return self._checked(record, file, wanted, span, unchecked, buffer)
+        return self._checked(record, file, wanted, span, unchecked, memoryview(bytes(scratch)))
 
     async def read(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if all are on disk and right; None, and forgotten, where they are not."""
@@ -136,22 +153,19 @@ class DiskTier:
             return None
         try:
             file, span, unchecked = self._opened(record, wanted)
-            buffer = bytearray(len(span))
-            got = await trio.to_thread.run_sync(
-                _read_fully,
-                file,
-                buffer,
-                span.start - record.byte_range.start,
-                limiter=self._limiter,
-                abandon_on_cancel=True,
-            )
+            read = partial(file.read, record.inside(span))
+            if self._goes_direct(record, wanted):
+                buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
+                if buffer is not None:
+                    read = partial(file.read_direct, record.inside(span), buffer)
+            view = await self._threads.run(read)
         except OSError as error:
             self._fault(record, error)
             return None
-        if got != len(buffer):
-            self._forget_bad(record, span.blocks(), "is shorter than its index says")
+        if len(view) != len(span):
+            self._forget_bad(record, span, "is shorter than its index says")
             return None
-        return self._checked(record, file, wanted, span, unchecked, buffer)
+        return self._checked(record, file, wanted, span, unchecked, view)
 
     def put_nowait(self, object_id: ObjectId, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Have a block-aligned range written, soon. False where there is no time: it may be given again later."""
@@ -173,9 +187,7 @@ class DiskTier:
         if record is None or record.byte_range.stop < object_id.size:
             return None
         file = record.file
-        if file is None or len(file.verified) < len(object_id.whole.blocks()):
-            return None
-        if not file.is_verified(object_id.whole) or not record.has(object_id.whole):
+        if file is None or not file.is_verified(object_id.whole) or not record.has(object_id.whole):
             return None
         try:
             if os.fstat(file.fd).st_size != object_id.size:
@@ -301,12 +313,18 @@ class DiskTier:
         return True
 
     def _opened(self, record: Record, wanted: ByteRange) -> tuple[DataFile, ByteRange, range]:
-        """The file, what has to be read of it, and which blocks of that are to be checked, for which they are whole."""
+        """The file, what has to be read of it, and which grains of that are to be checked, for which they are whole."""
         file = self._open(record)
-        if not self._config.verify_always and file.is_verified(wanted):
-            return file, wanted, range(0)
-        span = wanted.aligned(record.object_id.size)
-        return file, span, span.blocks()
+        if not self._config.verify_always and file.is_verified(record.inside(wanted)):
+            return file, wanted.aligned(record.object_id.size, ALIGNMENT_NBYTES), range(0)
+        span = wanted.aligned(record.object_id.size, GRAIN_NBYTES)
+        return file, span, span.blocks(GRAIN_NBYTES)
+
+    @staticmethod
+    def _goes_direct(record: Record, wanted: ByteRange) -> bool:
+        """Whether a read leaves the page cache alone: the kernel keeps what it is given in pages of the mount, and a
+        second copy of a data set takes the memory that would have kept the rest of it."""
+        return len(wanted) >= _DIRECT_NBYTES and len(record.byte_range) > _INLINE_NBYTES
 
     def _open(self, record: Record) -> DataFile:
         file = record.file
@@ -321,21 +339,20 @@ class DiskTier:
         wanted: ByteRange,
         span: ByteRange,
         unchecked: range,
-        buffer: bytearray,
+        view: memoryview,
     ) -> memoryview | None:
-        """``wanted`` out of ``span``, whose bytes are in ``buffer``, if its ``unchecked`` blocks are right."""
-        view = memoryview(buffer).toreadonly()
-        bad = []
-        for index in unchecked:
-            start = index * BLOCK_BYTES - span.start
-            if index not in record.checksums:
+        """``wanted`` out of ``span``, whose bytes are in ``view``, if its ``unchecked`` grains are right."""
+        if unchecked:
+            if not record.has(span):
                 return None  # evicted while it was being read
-            if checksum_of(view[start : start + BLOCK_BYTES]) != record.checksums[index]:
-                bad.append(index)
-        if bad:
-            self._forget_bad(record, bad, "has blocks that are not what was written")
-            return None
-        file.verified.update(unchecked)
+            checksums = record.checksums
+            for index in unchecked:
+                start = index * GRAIN_NBYTES - span.start
+                if grain_checksum(view[start : start + GRAIN_NBYTES]) != checksums.grain(index):
+                    bad = ByteRange(index * GRAIN_NBYTES, index * GRAIN_NBYTES + 1)
+                    self._forget_bad(record, bad, "has blocks that are not what was written")
+                    return None
+            file.set_verified(record.inside(span))
         self._hits += 1
         self._used(record)
         return view if span == wanted else view[wanted.start - span.start : wanted.stop - span.start]
@@ -345,14 +362,14 @@ class DiskTier:
         if now_ms - record.used_ms >= _USE_MS:
             record.used_ms = self._writer.touched[record.name] = now_ms
 
-    def _forget_bad(self, record: Record, blocks: Iterable[int], what: str) -> None:
+    def _forget_bad(self, record: Record, bad: ByteRange, what: str) -> None:
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
         record.asked_at = trio.current_time()  # not to be told of them by the index at once
-        for index in blocks:
+        for index in bad.blocks():
             self._bad_blocks += 1
             del record.checksums[index]
-            if record.file is not None:
-                record.file.verified.discard(index)
+        if record.file is not None:
+            record.file.set_verified(record.inside(bad.aligned(record.object_id.size)), False)
 
     def _fault(self, record: Record, error: OSError) -> None:
         """This file cannot be had from the disk; its blocks are fetched again."""
@@ -375,17 +392,6 @@ def _cut(pieces: Sequence[memoryview], byte_range: ByteRange, inside: ByteRange)
             found.append(own)
         start += len(piece)
     return found
-
-
-def _read_fully(file: DataFile, buffer: bytearray, offset: int) -> int:
-    view = memoryview(buffer)
-    position = 0
-    while position < len(buffer):
-        got = os.preadv(file.fd, [view[position:]], offset + position)
-        if got == 0:
-            break
-        position += got
-    return position
 
 
 @asynccontextmanager

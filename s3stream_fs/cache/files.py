@@ -16,7 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.direct import DirectWriter
+from s3stream_fs.cache.checksums import GRAIN_NBYTES
+from s3stream_fs.cache.direct import DirectWriter, open_direct
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange, ObjectId
 
@@ -38,27 +39,51 @@ class DataFile:
     The descriptor stays good when the file is evicted (unlinked): its bytes stay what they were.
     """
 
-    __slots__ = ("fd", "verified")
+    __slots__ = ("_direct", "_verified", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.verified: set[int] = set()
-        """Blocks that were seen to be right here, or were just written: by their index in the object."""
+        self._direct: int | None = None
+        self._verified = bytearray()
+        """For each grain whether it was seen to be right here, or was just written."""
 
     def __del__(self) -> None:
         os.close(self.fd)
+        if self._direct is not None:
+            os.close(self._direct)
 
     def fileno(self) -> int:
         return self.fd
 
-    def is_verified(self, wanted: ByteRange) -> bool:
-        verified = self.verified
-        return all(index in verified for index in wanted.blocks())
+    def is_verified(self, inside: ByteRange) -> bool:
+        """Whether these bytes of the file were seen to be right since it was opened."""
+        grains = inside.blocks(GRAIN_NBYTES)
+        return grains.stop <= len(self._verified) and self._verified.find(0, grains.start, grains.stop) < 0
+
+    def set_verified(self, inside: ByteRange, right: bool = True) -> None:
+        """Note for whole grains of the file whether they are right."""
+        grains = inside.blocks(GRAIN_NBYTES)
+        if grains.stop > len(self._verified):
+            self._verified.extend(bytes(grains.stop - len(self._verified)))
+        self._verified[grains.start : grains.stop] = (b"\1" if right else b"\0") * len(grains)
 
     def on_disk(self) -> tuple[int, bool]:
         """The bytes that it takes on disk, and whether it still has its name: an evicted file has none."""
         status = os.fstat(self.fd)
         return status.st_blocks * _SECTOR_NBYTES, status.st_nlink > 0
+
+    def read(self, inside: ByteRange) -> memoryview:
+        """Bytes of the file, fewer where it ends before. Raises OSError."""
+        return memoryview(os.pread(self.fd, len(inside), inside.start))
+
+    def read_direct(self, inside: ByteRange, buffer: memoryview) -> memoryview:
+        """As ``read``, past the page cache where that goes: page-aligned, into a ``buffer`` of whole pages."""
+        if self._direct is None:
+            self._direct = open_direct(self.fd, os.O_RDONLY)
+        if self._direct is None:
+            return self.read(inside)
+        got = os.preadv(self._direct, [buffer], inside.start)
+        return buffer[: min(got, len(inside))]
 
     def write(self, offset: int, pieces: Sequence[memoryview], direct: DirectWriter) -> None:
         """Write the pieces one after the other at ``offset`` in the file. Raises OSError."""

@@ -20,7 +20,7 @@ from s3stream_fs.cache.checksums import Checksums
 from s3stream_fs.cache.policy import PINNED
 from s3stream_fs.types import ByteRange, ObjectId
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Another number is another layout: such a cache is emptied, never guessed at."""
 
 _SCHEMA: Final = """

@@ -30,6 +30,10 @@ class Record:
         self.checksums.clear()
         self.file = None
 
+    def inside(self, wanted: ByteRange) -> ByteRange:
+        """Bytes of the object, counted from the start of the file."""
+        start = self.byte_range.start
+        return ByteRange(wanted.start - start, wanted.stop - start) if start else wanted
+
     def has(self, wanted: ByteRange) -> bool:
-        checksums = self.checksums
-        return all(index in checksums for index in wanted.blocks())
+        return self.checksums.has(wanted.blocks())

@@ -325,7 +325,7 @@ class Writer:
                 )
             self.nbytes_used = index.nbytes()
         for one in done:
-            one.file.verified.update(one.found)
+            one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
             self.blocks_written += len(one.found)
             self.nbytes_written += len(one.write.byte_range)

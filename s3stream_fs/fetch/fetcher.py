@@ -141,9 +141,10 @@ class Fetcher:
         """Whether most of an object can be had from memory."""
         return self._memory.holds_most(object_id)
 
-    def coming(self, object_id: ObjectId, offset: int) -> bool:
-        """Whether a GET that brings this byte is queued or under way."""
-        return offset // BLOCK_BYTES in self._flights.get(object_id, {})
+    def has_or_awaits(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether a GET that brings the first of these bytes is queued or under way, or all of them are on disk."""
+        coming = wanted.start // BLOCK_BYTES in self._flights.get(object_id, {})
+        return coming or self._disk.has_nowait(object_id, wanted)
 
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
@@ -315,6 +316,8 @@ class Fetcher:
 
     def _missing(self, object_id: ObjectId, wanted: ByteRange, priority: Priority) -> Iterator[ByteRange]:
         flights = self._flights.get(object_id, {})
+        if not flights and self._disk.has_nowait(object_id, wanted):
+            return  # without a look at each block: a window has hundreds
 
         def coming_or_here(index: int) -> bool:
             flight = flights.get(index)

@@ -104,7 +104,7 @@ class Reader:
         if planner is None:
             planner = self._planners[object_id] = Planner(object_id.size, self._config)
             self._share_counted_at = float("-inf")  # one more to share with
-        if not at_hand and not self._fetcher.coming(object_id, wanted.start):
+        if not at_hand and not self._fetcher.has_or_awaits(object_id, wanted):
             planner.lost(wanted.start)
         return planner.on_read(wanted.start, len(wanted), self._conditions(now))
 
