@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import Final
 
@@ -49,6 +50,12 @@ _INLINE_NBYTES: Final = 1024 * 1024
 _DIRECT_NBYTES: Final = 128 * 1024
 """From here on a read of a file that is not read in one go leaves the page cache alone."""
 
+_CLAIM_SECONDS: Final = 2.0
+"""How long somebody else's GET is waited for before a second one is sent: four times what a large part takes."""
+
+_CLAIM_PAUSE_SECONDS: Final = 0.005
+_CLAIM_MOST_PAUSE_SECONDS: Final = 0.04
+
 _USE_MS: Final = 1000
 """Uses of a file within such a time count as one."""
 
@@ -56,12 +63,24 @@ _ASK_AGAIN_SECONDS: Final = 0.25
 """How old an absence may be: another process that shares the folder may have written the block meanwhile."""
 
 
+class Claim(Enum):
+    """Who fetches what no tier has."""
+
+    MINE = auto()
+    THEIRS = auto()
+    """Another process that shares the folder is at it."""
+    ON_DISK = auto()
+    """Nobody: another process has brought it just now."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``hits`` counts reads; ``dropped_writes`` counts writes for which there was no room, or which the policy refused.
+    """``shared``: another process uses the folder, too. ``hits`` counts reads; ``dropped_writes`` counts writes for
+    which there was no room, or which the policy refused.
     ``nbytes_used`` are those on disk, the index among them. ``orphans_removed``: files that a kill had left behind."""
 
     enabled: bool
+    shared: bool
     limit_nbytes: int
     nbytes_used: int
     hits: int
@@ -173,11 +192,55 @@ class DiskTier:
             if record is None:
                 return True  # there is no disk tier, or its disk is at fault
             if record.has(inside):
+                self._writer.release(record, inside)
                 continue
             own = pieces if inside == byte_range else _cut(pieces, byte_range, inside)
             if not self._writer.put_nowait(record, inside, own):
                 return False
         return True
+
+    def claim_nowait(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
+        """Who is to fetch a block-aligned range that is missing, where several processes share the folder.
+
+        A claim ends when ``put_nowait`` has had all of it written, or with ``release_nowait``.
+        """
+        if not self._folder.claims.others:
+            return Claim.MINE
+        records = [(record, inside) for record, inside in self._records_of(object_id, byte_range) if record is not None]
+        for number, (record, inside) in enumerate(records):
+            try:
+                claimed = self._folder.claims.claim(record.name, record.inside(inside))
+            except OSError as error:
+                self._writer.fail(error)
+                return Claim.MINE
+            if not claimed:
+                for mine, given_back in records[:number]:
+                    self._writer.release(mine, given_back)
+                return Claim.THEIRS
+        for record, _ in records:
+            self._load(record)  # they may have ended between a look into the index and the claim
+        if not records or not all(record.has(inside) for record, inside in records):
+            return Claim.MINE
+        self.release_nowait(object_id, byte_range)
+        return Claim.ON_DISK
+
+    def release_nowait(self, object_id: ObjectId, byte_range: ByteRange) -> None:
+        """What was claimed is not going to be written, for now."""
+        if self._folder.claims.any_held:
+            for record, inside in self._records_of(object_id, byte_range):
+                if record is not None:
+                    self._writer.release(record, inside)
+
+    async def wait_for_claim(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
+        """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long."""
+        pause = _CLAIM_PAUSE_SECONDS
+        give_up_at = trio.current_time() + _CLAIM_SECONDS
+        while (claim := self.claim_nowait(object_id, byte_range)) is Claim.THEIRS:
+            if trio.current_time() >= give_up_at:
+                break
+            await trio.sleep(pause)
+            pause = min(2 * pause, _CLAIM_MOST_PAUSE_SECONDS)
+        return claim
 
     def whole_file_nowait(self, object_id: ObjectId) -> DataFile | None:
         """The file with all bytes of an object and nothing else, if every block of it has been seen to be right."""
@@ -230,6 +293,7 @@ class DiskTier:
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
             enabled=self.enabled,
+            shared=self._folder.claims.others,
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
             hits=self._hits,

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from s3stream_fs.cache.claims import Claims
 from s3stream_fs.cache.files import DataFiles, make_private_folder
 from s3stream_fs.cache.index import BlockIndex, is_damage
 
@@ -23,6 +24,7 @@ BLOCKS: Final = "blocks"
 
 INDEX: Final = "index.sqlite"
 _LOCK: Final = "writing.lock"
+_CLAIMS: Final = "fetching.lock"
 
 _LOCK_PAUSE_SECONDS: Final = 0.005
 """How often it is tried to be had. A batch takes some ten times that."""
@@ -44,8 +46,10 @@ class CacheFolder:
         with ExitStack() as stack:
             self.files = DataFiles(blocks)
             stack.callback(self.files.close)
-            self._lock = os.open(blocks / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._lock = _open_lock(blocks / _LOCK)
             stack.callback(os.close, self._lock)
+            self.claims = Claims(_open_lock(blocks / _CLAIMS))
+            stack.callback(self.claims.close)
             self.writing = self._open_index(damaged_inode, may_reset)
             stack.callback(self.writing.close)
             self.index = BlockIndex(self._index_path, patient=False)
@@ -55,6 +59,7 @@ class CacheFolder:
         self.index.close()
         self.writing.close()
         self.files.close()
+        self.claims.close()
         os.close(self._lock)
 
     @contextmanager
@@ -106,3 +111,7 @@ class CacheFolder:
             for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             return BlockIndex(path, patient=True)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)

@@ -119,15 +119,17 @@ class BlockIndex:
             raise OSError(errno.ELOOP, f"{path.name} is not a regular file")
         self._db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False)
         try:
-            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, _FORMAT):
+                raise sqlite3.DatabaseError(f"format {found}")
+            if not found:
+                self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
             # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows, and rows
             # whose blocks did not reach the disk fail their checksums.
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
             self._db.executescript("PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=4194304;")
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, _FORMAT):
-                raise sqlite3.DatabaseError(f"format {found}")
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+            if not found:  # else another process may be writing for as long as it likes: this one opens
+                self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
             if not patient:
                 self._db.execute("PRAGMA busy_timeout=0")
             self.nbytes()

@@ -51,6 +51,9 @@ _DISK_PAGE_NBYTES: Final = 4096
 _IDLE_SECONDS: Final = 0.5
 """How long the thread waits for work before it writes down last uses, looks how full the disk is and sweeps."""
 
+_SHARED_IDLE_SECONDS: Final = 0.02
+"""The same where other processes may be waiting for what is to be written."""
+
 _SWEEP_SECONDS: Final = 0.05
 """How long it sweeps at a time. A shard of 8,000 files takes twice that."""
 
@@ -172,6 +175,13 @@ class Writer:
                 self._damaged_inode = self.folder.writing.inode
             self._retry_at = time.monotonic() + self._config.retry_seconds
 
+    def release(self, record: Record, byte_range: ByteRange) -> None:
+        """Other processes need not wait any longer for these blocks. From any thread."""
+        try:
+            self.folder.claims.release(record.name, record.inside(byte_range))
+        except OSError as error:
+            self.fail(error)
+
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued is written and committed. Blocks; for a worker thread."""
         with self._wake:
@@ -202,7 +212,7 @@ class Writer:
                 self._wake.notify_all()
                 urgent = self._stopping or (self._flushing and self._queue)
                 if self._queued_nbytes < _GATHER_NBYTES and not urgent:
-                    self._wake.wait(_IDLE_SECONDS)
+                    self._wake.wait(_SHARED_IDLE_SECONDS if self.folder.claims.others else _IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True
                 stopping = self._stopping and not batch
@@ -217,6 +227,8 @@ class Writer:
                 if not stopping:
                     self._guarded(self._tend)
                 self._tend_at = time.monotonic() + _IDLE_SECONDS
+            for write in batch:
+                self.release(write.record, write.byte_range)
             with self._wake:
                 self._queued_nbytes -= sum(len(write.byte_range) for write in batch)
                 waiting = {write.record.name for write in self._queue}
@@ -256,6 +268,7 @@ class Writer:
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
         self._unswept = deque(self.folder.files.shards)
+        self.folder.claims.join()
         with self._locked():
             while not self.folder.writing.swept and self._unswept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
@@ -387,6 +400,7 @@ class Writer:
                 self.evicted[record.name] = None  # by another process: its bytes take room until it is closed
         if self.evicted:
             self.wake_reader()
+        self.folder.claims.look()
         with self._locked():
             self._make_room(0, set(self.dirty), Policy.LRU)
             enough = time.monotonic() + _SWEEP_SECONDS

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk import DiskTier
+from s3stream_fs.cache.disk import Claim, DiskTier
 from s3stream_fs.cache.memory import MemoryTier, Part
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.fetch.concurrency import Concurrency
@@ -61,6 +61,7 @@ class FetchStatistics:
     hedged: int
     hedges_won: int
     failed: int
+    brought_by_others: int
     in_flight: int
     queued: int
     nbytes_fetched: int
@@ -119,6 +120,7 @@ class Fetcher:
         self._hedged = 0
         self._hedges_won = 0
         self._failed = 0
+        self._brought = 0
         self._nbytes_fetched = 0
         nursery.start_soon(self._save_the_unsaved)
         if config.hedging:
@@ -258,6 +260,7 @@ class Fetcher:
             hedged=self._hedged,
             hedges_won=self._hedges_won,
             failed=self._failed,
+            brought_by_others=self._brought,
             in_flight=self._congestion.in_flight,
             queued=len(self._queue),
             nbytes_fetched=self._nbytes_fetched,
@@ -279,6 +282,8 @@ class Fetcher:
                 self._queue.promote(flight, Priority.DEMAND, object_id)
             stop = min(stop, flight.part.byte_range.stop)
             await flight.wait(stop)
+            if flight.brought:
+                return None
             # It may have been held, and even evicted, by now; the flight still has the bytes.
             if self._memory.find(object_id, start) is flight.part:
                 return self._memory.read(flight.part, start, stop)
@@ -353,13 +358,36 @@ class Fetcher:
 
     def _start(self, flight: Flight, ahead: bool) -> None:
         flight.state = FlightState.STARTED
-        flight.started_at = trio.current_time()
         flight.counted_ahead = ahead
         self._congestion.in_flight += 1
         self._ahead_in_flight += ahead
         self._warm_in_flight += flight.priority is Priority.WARM
-        self._demand_gets += not ahead
-        self._ahead_gets += ahead
+        if self._disk.claim_nowait(flight.part.object_id, flight.part.byte_range) is Claim.MINE:
+            self._send(flight)
+        else:
+            self._nursery.start_soon(self._leave_to_others, flight, flight.attempt())
+
+    async def _leave_to_others(self, flight: Flight, attempt: Attempt) -> None:
+        """Another process fetches these bytes: they are on disk then; or here after all, if they do not come."""
+        part = flight.part
+        claim: Claim | None = None
+        try:
+            with attempt.scope:
+                claim = await self._disk.wait_for_claim(part.object_id, part.byte_range)
+        finally:
+            flight.attempts.discard(attempt)
+            attempt.over()
+            if claim is None or claim is Claim.ON_DISK:
+                flight.brought = claim is Claim.ON_DISK
+                self._brought += flight.brought
+                self._end(flight, None)
+        if flight.state is not FlightState.LANDED:
+            self._send(flight)
+
+    def _send(self, flight: Flight) -> None:
+        flight.started_at = trio.current_time()
+        self._demand_gets += not flight.counted_ahead
+        self._ahead_gets += flight.counted_ahead
         self._hedging.on_started()
         self._unanswered[flight] = None
         self._any_unanswered.unpark()
@@ -407,9 +435,13 @@ class Fetcher:
             if not saved or flight.priority is not Priority.WARM:  # which shall not push out what readers want
                 self._memory.hold(part)
             if not saved:
+                self._disk.release_nowait(part.object_id, part.byte_range)
                 self._remember_unsaved(part)
             self._land(flight, None)
+        elif flight.brought:
+            self._land(flight, None)
         else:
+            self._disk.release_nowait(part.object_id, part.byte_range)
             self._failed += error is not None
             self._land(flight, error or StoreUnavailable("the request was abandoned"))
         self._start_what_may()

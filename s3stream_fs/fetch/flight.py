@@ -63,6 +63,7 @@ class Flight:
         "_changed",
         "answered_at",
         "attempts",
+        "brought",
         "counted_ahead",
         "error",
         "leader",
@@ -82,6 +83,8 @@ class Flight:
         """When the first request for it was sent, and when the first piece came."""
         self.counted_ahead = False
         """It was started as read-ahead, and takes one of the slots of read-ahead."""
+        self.brought = False
+        """Another process has fetched it: it is on disk now, and not in ``part``."""
         self.attempts: set[Attempt] = set()
         """The GETs that are under way."""
         self.leader: Attempt | None = None
@@ -115,13 +118,13 @@ class Flight:
         self._changed.unpark_all()
 
     async def wait(self, stop: int) -> None:
-        """Return once all bytes before ``stop`` are there, even while later ones are still coming.
+        """Return once all bytes before ``stop`` are there, even while later ones are still coming; or on disk.
 
         Raises the error with which the flight ended.
         """
         self.waiters += 1
         try:
-            while self.part.filled_to < stop:
+            while self.part.filled_to < stop and not self.brought:
                 if self.error is not None:
                     raise self.error.again()
                 await self._changed.park()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from disks import break_ext4, ext4_at
 from disktiers import MIB, back, check, data_file, flip, named, off, on_disk, put, run, until
 from s3stream_fs.cache.disk import DiskTier
 from s3stream_fs.cache.policy import Reserve
@@ -53,20 +54,9 @@ def test_the_reserve_stays_free_whoever_fills_the_disk(disk: Path) -> None:
 
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 of 32 MiB in a file, which turns read-only when it sees an error."""
-    image, folder = tmp_path / "image", tmp_path / "ext4"
-    folder.mkdir()
-    with image.open("wb") as file:
-        file.truncate(32 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, folder], check=True)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def break_ext4(folder: Path) -> None:
-    device = subprocess.run(["findmnt", "-no", "SOURCE", folder], capture_output=True, text=True, check=True).stdout
-    (Path("/sys/fs/ext4") / Path(device.strip()).name / "trigger_fs_error").write_text("1")
+    folder = tmp_path / "ext4"
+    with ext4_at(folder):
+        yield folder
 
 
 def test_a_disk_that_turns_read_only_and_is_replaced(ext4: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,6 +132,29 @@ def test_locked_index(tmp_path: Path) -> None:
         assert await check(tier, named("newer"))
 
     run(tmp_path, fill, case)
+
+
+def test_an_index_that_is_locked_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def fill(tier: DiskTier) -> None:
+        put(tier, named("old"))
+
+    async def case(tier: DiskTier) -> None:
+        assert await check(tier, named("old"))
+        await off(tier)
+        db.execute("ROLLBACK")
+        await back(tier)
+        put(tier, named("new"))
+        await tier.flush()
+        assert await check(tier, named("new"))
+
+    run(tmp_path, fill)
+    db = sqlite3.connect(tmp_path / "blocks" / "index.sqlite", isolation_level=None, check_same_thread=False)
+    db.execute("BEGIN EXCLUSIVE")
+    try:
+        run(tmp_path, case)
+    finally:
+        db.close()
+    assert levels(caplog) == ["ERROR", "WARNING"], caplog.text
 
 
 def test_index_damaged_while_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

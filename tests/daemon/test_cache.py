@@ -6,15 +6,18 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mounting import CommandLine, Mount
+from disks import break_ext4, ext4_at
+from mounting import CommandLine, Mount, MountFailed
 from s3server import S3Server
 
 Mounted = Callable[..., Mount]
@@ -86,6 +89,27 @@ def test_two_mounts_at_once_read_right_and_share_what_is_there(
     for mount in mounts:
         read_all(mount)
     assert filled.count("GET") == 0
+
+
+def test_two_mounts_that_miss_the_same_at_once_fetch_it_once(
+    server: S3Server, mounted: Mounted, tmp_path: Path
+) -> None:
+    server.create_bucket("bucket")
+    files = FILES | {"large.bin": random.Random("large").randbytes(24_000_000)}
+    for key, data in files.items():
+        server.put("bucket", key, data)
+    mounts = [mounted(server, "bucket", no_hedging=True, cache_dir=tmp_path / "shared") for _ in range(2)]
+    for mount in mounts:
+        os.listdir(mount.path / "dir")
+        while not mount.stats()["disk"]["shared"]:
+            pass
+    server.clear()
+    with ThreadPoolExecutor(8) as pool:
+        reads = [(pool.submit((mount.path / key).read_bytes), data) for key, data in files.items() for mount in mounts]
+        assert all(read.result() == data for read, data in reads)
+    fetched = [mount.stats()["fetch"] for mount in mounts]
+    assert sum(one["nbytes_fetched"] for one in fetched) == sum(map(len, files.values()))
+    assert sum(one["brought_by_others"] for one in fetched) > 0
 
 
 def test_cache_by_hand_while_it_is_in_use(filled: S3Server, mounted: Mounted) -> None:
@@ -248,3 +272,74 @@ def test_readers_notice_nothing_of_a_full_disk_and_a_cache_that_is_removed(
         mount.umount()
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def make_read_only(folder: Path) -> None:
+    break_ext4(folder.parent)
+
+
+def damage_the_index(folder: Path) -> None:
+    for path in (folder / "blocks").glob("index.sqlite*"):
+        if not path.name.endswith("-shm"):
+            path.write_bytes(os.urandom(path.stat().st_size))
+
+
+def lock_the_index(folder: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(folder / "blocks" / "index.sqlite", isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    return db
+
+
+def cut_all_files(folder: Path) -> None:
+    for path in (folder / "blocks").glob("??/*"):
+        os.truncate(path, 50_000)
+
+
+def flip_all_files(folder: Path) -> None:
+    for path in (folder / "blocks").glob("??/*"):
+        data = path.read_bytes()
+        path.write_bytes(data[:70_000] + bytes([data[70_000] ^ 1]) + data[70_001:])
+
+
+def make_all_files_pipes(folder: Path) -> None:
+    for path in (folder / "blocks").glob("??/*"):
+        path.unlink()
+        os.mkfifo(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize(
+    "fault",
+    [make_read_only, damage_the_index, lock_the_index, cut_all_files, flip_all_files, make_all_files_pipes],
+    ids=lambda fault: fault.__name__,
+)
+@pytest.mark.parametrize("when", ["while mounted", "before"])
+def test_readers_get_right_bytes_whatever_becomes_of_the_cache(
+    filled: S3Server, mounted: Mounted, tmp_path: Path, fault: Callable[[Path], object], when: str
+) -> None:
+    for key, data in FILES.items():
+        filled.put("bucket", f"new/{key}", data)
+    with ext4_at(tmp_path / "disk"):
+        disk = tmp_path / "disk"
+        mount = mounted(filled, "bucket", no_hedging=True, cache_dir=disk / "cache", cache_reserve="0")
+        read_all(mount)
+        written(mount)
+        mount.announce("the disk cache is off|cannot be read|not what was written|shorter than|starts empty")
+        if when == "before":
+            mount.umount()
+        held = fault(disk / "cache")
+        if when == "before":
+            if fault is make_read_only:
+                with pytest.raises(MountFailed, match="--cache-dir") as failed:
+                    mount.mount()
+                assert failed.value.returncode == 5
+                return
+            mount.mount()
+        for prefix in ("new/", ""):
+            for key, data in FILES.items():
+                path = mount.path / (prefix + key)
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    assert file.read() == data
+        del held
+        mount.umount()

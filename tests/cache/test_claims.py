@@ -1,0 +1,98 @@
+"""Several processes, one folder: who fetches what. Each tier here has descriptors of its own, as a process has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from disktiers import MIB, NO_RESERVE, check, named, put, run
+from s3stream_fs.cache.config import DiskTierConfig
+from s3stream_fs.cache.disk import Claim, DiskTier, open_disk_tier
+from s3stream_fs.types import ByteRange
+
+LARGE = named("large", 3 << 30)
+"""In segments of 64 MiB, each a file of its own."""
+
+
+async def know_each_other(*tiers: DiskTier) -> None:
+    while not all(tier.statistics().shared for tier in tiers):
+        await trio.lowlevel.checkpoint()
+
+
+def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) -> None:
+    one_id, other_id = named("one"), named("other")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+                await know_each_other(one, two)
+                assert one.claim_nowait(one_id, one_id.whole) is Claim.MINE
+                assert two.claim_nowait(one_id, one_id.whole) is Claim.THEIRS
+                assert two.claim_nowait(other_id, other_id.whole) is Claim.MINE
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(put_soon, one)
+                    assert await two.wait_for_claim(one_id, one_id.whole) is Claim.ON_DISK
+                assert await check(two, one_id)
+                assert one.claim_nowait(one_id, one_id.whole) is Claim.ON_DISK
+                two.release_nowait(other_id, other_id.whole)
+                assert one.claim_nowait(other_id, other_id.whole) is Claim.MINE
+
+    async def put_soon(tier: DiskTier) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        put(tier, one_id)
+
+    trio.run(main)
+
+
+def test_claims_end_with_their_process_and_after_a_while(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one:
+                async with open_disk_tier(config, "s3/bucket") as two:
+                    await know_each_other(one, two)
+                    assert two.claim_nowait(object_id, object_id.whole) is Claim.MINE
+                    assert await one.wait_for_claim(object_id, object_id.whole) is Claim.THEIRS  # it hangs: go on
+                assert await one.wait_for_claim(object_id, object_id.whole) is Claim.MINE
+
+    trio.run(main)
+
+
+def test_claims_are_of_blocks_also_across_segments(tmp_path: Path) -> None:
+    border = 64 * MIB
+    across = ByteRange(border - MIB, border + MIB)
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+                await know_each_other(one, two)
+                assert one.claim_nowait(LARGE, across) is Claim.MINE
+                assert two.claim_nowait(LARGE, ByteRange(border - 2 * MIB, border - MIB)) is Claim.MINE
+                assert two.claim_nowait(LARGE, ByteRange(border, border + 2 * MIB)) is Claim.THEIRS
+                assert two.claim_nowait(LARGE, ByteRange(border - 2 * MIB, border + 3 * MIB)) is Claim.THEIRS
+                one.release_nowait(LARGE, across)
+                assert two.claim_nowait(LARGE, ByteRange(border, border + 2 * MIB)) is Claim.MINE
+                # What could not be had as a whole was not kept in part.
+                assert one.claim_nowait(LARGE, ByteRange(border + 2 * MIB, border + 3 * MIB)) is Claim.MINE
+
+    trio.run(main)
+
+
+def test_alone_nothing_is_claimed(tmp_path: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        inode = (tmp_path / "blocks" / "fetching.lock").stat().st_ino
+        assert tier.claim_nowait(LARGE, ByteRange(0, MIB)) is Claim.MINE
+        assert kinds_of_locks(inode) == ["READ"]  # only that somebody is here
+
+    run(tmp_path, case)
+
+
+def kinds_of_locks(inode: int) -> list[str]:
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return [words[3] for words in locks if words[5].endswith(f":{inode}")]
