@@ -154,14 +154,14 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        value = self._filesystem.xattrs(inode).get(name)
+        value = self._filesystem.xattr(inode, name)
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
 
     @_answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        return [pyfuse3.XAttrNameT(name) for name in self._filesystem.xattrs(inode)]
+        return [pyfuse3.XAttrNameT(name) for name in self._filesystem.xattr_names(inode)]
 
     async def _refuse(self, *args: Any) -> Any:
         """Every operation that would change anything. The mount is also read-only for the kernel, which asks rarely."""

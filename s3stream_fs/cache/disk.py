@@ -48,7 +48,7 @@ _INLINE_NBYTES: Final = 1024 * 1024
 """Up to here a copy out of the page cache (0.1 ms) costs less than a thread."""
 
 _DIRECT_NBYTES: Final = 128 * 1024
-"""From here on a read of a file that is not read in one go leaves the page cache alone."""
+"""From here on a read of a file that is not small (above ``_INLINE_NBYTES``) leaves the page cache alone."""
 
 _CLAIM_SECONDS: Final = 2.0
 """How long somebody else's GET is waited for before a second one is sent: four times what a large part takes."""
@@ -147,6 +147,8 @@ class DiskTier:
             scratch = self._scratch[: len(span)]
             if os.preadv(file.fd, [scratch], record.inside(span).start, os.RWF_NOWAIT) != len(span):
                 return None
+            if self._ends_small_file(record, span):
+                file.let_pages_go()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -172,7 +174,7 @@ class DiskTier:
             return None
         try:
             file, span, unchecked = self._opened(record, wanted)
-            read = partial(file.read, record.inside(span))
+            read = partial(file.read, record.inside(span), once=self._ends_small_file(record, span))
             if self._goes_direct(record, wanted):
                 buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
                 if buffer is not None:
@@ -384,11 +386,18 @@ class DiskTier:
         span = wanted.aligned(record.object_id.size, GRAIN_NBYTES)
         return file, span, span.blocks(GRAIN_NBYTES)
 
+    # The kernel keeps what it is given in pages of the mount. A second copy of a data set, in pages of the cache's
+    # files, would take the memory that could have kept the rest of it.
+
     @staticmethod
     def _goes_direct(record: Record, wanted: ByteRange) -> bool:
-        """Whether a read leaves the page cache alone: the kernel keeps what it is given in pages of the mount, and a
-        second copy of a data set takes the memory that would have kept the rest of it."""
+        """Whether a read leaves the page cache alone."""
         return len(wanted) >= _DIRECT_NBYTES and len(record.byte_range) > _INLINE_NBYTES
+
+    @staticmethod
+    def _ends_small_file(record: Record, span: ByteRange) -> bool:
+        """Whether a read leaves nothing in the page cache."""
+        return span.stop == record.byte_range.stop and len(record.byte_range) <= _INLINE_NBYTES
 
     def _open(self, record: Record) -> DataFile:
         file = record.file

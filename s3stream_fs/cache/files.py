@@ -72,9 +72,16 @@ class DataFile:
         status = os.fstat(self.fd)
         return status.st_blocks * _SECTOR_NBYTES, status.st_nlink > 0
 
-    def read(self, inside: ByteRange) -> memoryview:
-        """Bytes of the file, fewer where it ends before. Raises OSError."""
-        return memoryview(os.pread(self.fd, len(inside), inside.start))
+    def read(self, inside: ByteRange, *, once: bool = False) -> memoryview:
+        """Bytes of the file, fewer where it ends before. ``once``: its pages are not needed again. Raises OSError."""
+        found = memoryview(os.pread(self.fd, len(inside), inside.start))
+        if once:
+            self.let_pages_go()
+        return found
+
+    def let_pages_go(self) -> None:
+        """The kernel's pages of the file are not needed any more, for now. Raises OSError."""
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read_direct(self, inside: ByteRange, buffer: memoryview) -> memoryview:
         """As ``read``, past the page cache where that goes: page-aligned, into a ``buffer`` of whole pages."""

@@ -47,6 +47,7 @@ class FetchStatistics:
     """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way.
 
     ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
+    ``brought_by_others`` counts parts that another process fetched into the same cache folder at the same moment.
     ``ahead_limit`` is up to how many GETs in flight read-ahead may start another, ``get_seconds`` how long a GET of a
     large part takes when nothing is in its way.
     """

@@ -18,7 +18,7 @@ from s3stream_fs.cache.disk import DiskTier
 from s3stream_fs.cache.files import DataFile
 from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
-from s3stream_fs.filesystem.xattrs import extended_attributes
+from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
 from s3stream_fs.namespace.entries import Entry
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
@@ -188,11 +188,17 @@ class FileSystem:
         with self._deadline("read", object_id.key):
             return await self._reader.fetch(object_id, offset, size)
 
-    def xattrs(self, number: int) -> dict[bytes, bytes]:
-        """All extended attributes of an inode by name."""
+    def xattr_names(self, number: int) -> list[bytes]:
+        """The names of an inode's extended attributes."""
         inode = self._inodes.get(number)
-        cached_nbytes = self._disk.cached_nbytes(inode.info.id) if isinstance(inode, FileInode) else 0
-        return extended_attributes(inode, cached_nbytes)
+        return [*s3_attributes(inode), *([CACHED] if isinstance(inode, FileInode) else [])]
+
+    def xattr(self, number: int, name: bytes) -> bytes | None:
+        """The value of an extended attribute; None where there is none of that name."""
+        inode = self._inodes.get(number)
+        if name == CACHED and isinstance(inode, FileInode):
+            return b"%d" % self._disk.cached_nbytes(inode.info.id)
+        return s3_attributes(inode).get(name)
 
     def statistics(self) -> FileSystemStatistics:
         return FileSystemStatistics(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode
 
+CACHED: Final = b"user.s3stream.cached"
+"""How many bytes of a file are on disk. It changes, and is worked out when it is asked for."""
 
-def extended_attributes(inode: FileInode | DirectoryInode, cached_nbytes: int) -> dict[bytes, bytes]:
-    """All attributes of ``inode`` by name. ``cached_nbytes`` counts the file's bytes on disk."""
+
+def s3_attributes(inode: FileInode | DirectoryInode) -> dict[bytes, bytes]:
+    """The attributes of ``inode`` that come from S3, by name."""
     if isinstance(inode, DirectoryInode):
         return {b"user.s3.key": inode.prefix.encode()} if inode.prefix else {}
     info = inode.info
@@ -14,7 +19,6 @@ def extended_attributes(inode: FileInode | DirectoryInode, cached_nbytes: int) -
         b"user.s3.key": info.id.key.encode(),
         b"user.s3.etag": info.id.etag.encode(),
         b"user.s3.storage_class": info.storage_class.encode(),
-        b"user.s3stream.cached": b"%d" % cached_nbytes,
     }
     if info.version_id is not None:
         attributes[b"user.s3.version_id"] = info.version_id.encode()

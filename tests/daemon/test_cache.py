@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +344,32 @@ def test_readers_get_right_bytes_whatever_becomes_of_the_cache(
                     assert file.read() == data
         del held
         mount.umount()
+
+
+def resident_nbytes(path: Path) -> int:
+    """How much of a file is in the page cache."""
+    done = subprocess.run(["fincore", "--bytes", "--noheadings", "--output", "RES", path], capture_output=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the page cache")
+def test_what_was_read_is_in_memory_once(server: S3Server, mounted: Mounted) -> None:
+    server.create_bucket("bucket")
+    files = FILES | {"large.bin": random.Random("large").randbytes(12_000_000)}
+    for key, data in files.items():
+        server.put("bucket", key, data)
+    mount = mounted(server, "bucket", no_hedging=True)
+    for key, data in files.items():
+        assert (mount.path / key).read_bytes() == data
+    mount.remount()
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    server.clear()
+    with ExitStack() as stack:
+        for key, data in files.items():
+            file = stack.enter_context((mount.path / key).open("rb"))
+            assert file.read() == data
+        assert server.count("GET") == 0
+        assert resident_nbytes(mount.path / "large.bin") >= 12_000_000
+        in_files = sum(resident_nbytes(path) for path in (mount.cache_dir / "blocks").glob("??/*"))
+        assert in_files < 0.1 * sum(map(len, files.values()))

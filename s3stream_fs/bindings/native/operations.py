@@ -221,14 +221,14 @@ class Operations:
 
     def _getxattr(self, number: int, body: memoryview) -> bytes:
         (size,) = GETXATTR_IN.unpack_from(body)
-        value = self._filesystem.xattrs(number).get(_name(body[GETXATTR_IN.size :]))
+        value = self._filesystem.xattr(number, _name(body[GETXATTR_IN.size :]))
         if value is None:
             raise OSError(errno.ENODATA, "")
         return _sized(value, size)
 
     def _listxattr(self, number: int, body: memoryview) -> bytes:
         (size,) = GETXATTR_IN.unpack_from(body)
-        return _sized(b"".join(name + b"\0" for name in self._filesystem.xattrs(number)), size)
+        return _sized(b"".join(name + b"\0" for name in self._filesystem.xattr_names(number)), size)
 
 
 def _name(body: memoryview) -> bytes:
