@@ -22,10 +22,12 @@ class ObjectStore(Protocol):
         """What the store knows of one key. Raises NotFound, Denied, Transient."""
         ...
 
-    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         """One page of the keys that begin with ``prefix``, rolled up at the next ``/``.
 
-        ``token`` is the ``next_token`` of the page before. Raises NotFound (no such bucket), Denied, Transient.
+        ``token`` is the ``next_token`` of the page before; without one the page begins with the first key, or the first
+        prefix that has a key, beyond ``after``, which has no ``/`` behind ``prefix``. Raises NotFound (no such bucket),
+        Denied, Transient.
         """
         ...
 

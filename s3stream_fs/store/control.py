@@ -9,21 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
 from typing import Any, Final
-from urllib.parse import unquote
 
 import botocore
 import botocore.exceptions
+import botocore.handlers
 from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
 
-from s3stream_fs.errors import Denied, ObjectChanged, StoreError, StoreUnavailable, UsageError
+from s3stream_fs.errors import Denied, ObjectChanged, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.config import S3Config
 from s3stream_fs.store.faults import from_botocore
-from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.store.page import bare, checked_info, parse_page
+from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -32,8 +32,8 @@ _READ_SECONDS: Final = 20
 _CONNECTIONS: Final = 64
 """Listings and lookups at once."""
 
-_MAX_OBJECT_NBYTES: Final = 1 << 53
-"""No store holds objects of 8 PiB; a listing that says so is wrong, and some programs would overflow."""
+_UNPARSED: Final = "Unparsed"
+"""Under which name a listing's body is found beside what botocore makes of an answer."""
 
 _SETTINGS_ERRORS: Final = (
     botocore.exceptions.ConfigNotFound,
@@ -70,7 +70,7 @@ class ControlPlane:
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._call("head_object", Key=key)
         restored = bool(_RESTORED.search(answer.get("Restore", "")))
-        return _info(
+        return checked_info(
             key,
             answer.get("ETag", ""),
             answer.get("ContentLength"),
@@ -81,46 +81,20 @@ class ControlPlane:
             answer.get("VersionId"),
         )
 
-    async def list_page(self, prefix: str, token: str | None, limit: int) -> ListPage:
+    async def list_page(self, prefix: str, token: str | None, after: str, limit: int) -> ListPage:
         arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/", "MaxKeys": limit, "EncodingType": "url"}
         if token is not None:
             arguments["ContinuationToken"] = token
+        elif after:
+            arguments["StartAfter"] = after
         answer = await self._call("list_objects_v2", OptionalObjectAttributes=["RestoreStatus"], **arguments)
-        # Some stores ignore encoding-type, and then a percent sign in a key is a percent sign.
-        decoded = unquote if answer.get("EncodingType") == "url" else str
-        objects = []
-        for listed in answer.get("Contents", ()):
-            key = decoded(listed["Key"])
-            if not key.startswith(prefix):
-                raise StoreError(f"the store lists {key!r} under {prefix!r}; it cannot be trusted")
-            restore = listed.get("RestoreStatus", {})
-            objects.append(
-                _info(
-                    key,
-                    listed.get("ETag", ""),
-                    listed.get("Size"),
-                    listed.get("LastModified"),
-                    listed.get("StorageClass", "STANDARD"),
-                    bool(restore) and not restore.get("IsRestoreInProgress", True),
-                    None,
-                )
-            )
-        prefixes = []
-        for rolled_up in answer.get("CommonPrefixes", ()):
-            common = decoded(rolled_up["Prefix"])
-            if not common.startswith(prefix) or len(common) <= len(prefix):
-                raise StoreError(f"the store lists {common!r} under {prefix!r}; it cannot be trusted")
-            prefixes.append(common)
-        next_token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
-        if next_token is not None and (next_token == token or not (objects or prefixes)):
-            raise StoreError(f"the listing of {prefix!r} does not come to an end")
-        return ListPage(tuple(objects), tuple(prefixes), next_token)
+        return parse_page(answer[_UNPARSED], prefix, token)
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         match = {"IfMatch": f'"{object_id.etag}"'} if object_id.etag else {}
         span = f"bytes={byte_range.start}-{byte_range.stop - 1}"
         answer = await self._call("get_object", Key=object_id.key, Range=span, **match)
-        etag = _bare(answer.get("ETag", ""))
+        etag = bare(answer.get("ETag", ""))
         if object_id.etag and etag and etag != object_id.etag:
             raise ObjectChanged(f"ETag is {etag} and no longer {object_id.etag}")
         if answer.get("ContentRange", "") != f"{span.replace('=', ' ')}/{object_id.size}":
@@ -178,25 +152,17 @@ async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
         except botocore.exceptions.BotoCoreError as error:
             # A source of credentials did not answer, or with something else.
             raise from_botocore(error) from None
+        client.meta.events.register("before-parse.s3.ListObjectsV2", _keep_unparsed)
+        # It parses each answer to see whether it is an error with status 200. Of those asked for here only a listing
+        # has a body that is not streamed, and parse_page sees that.
+        if (look_for_errors := getattr(botocore.handlers, "_handle_200_error", None)) is not None:
+            client.meta.events.unregister("before-parse.s3.*", look_for_errors)
         control = ControlPlane(client, session, config, region)
         yield control
 
 
-def _info(
-    key: str,
-    etag: str,
-    size: object,
-    modified: object,
-    storage_class: str,
-    restored: bool,
-    version_id: str | None,
-) -> ObjectInfo:
-    """What the store says, checked: nothing of it is trusted."""
-    if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
-        raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
-    mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
-    return ObjectInfo(ObjectId(key, _bare(etag), size), mtime_ns, storage_class, restored, version_id)
-
-
-def _bare(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
+def _keep_unparsed(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Before botocore parses a listing: give it nothing to do, but to say what another status means."""
+    if response_dict["status_code"] == 200:
+        customized_response_dict[_UNPARSED] = response_dict["body"]
+        response_dict["body"] = b""

@@ -67,13 +67,13 @@ class MemoryStore:
             raise failure.error.again()
         return self._get(key)[0]
 
-    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         failure = await self._begin("LIST", prefix)
         if failure is not None:
             raise failure.error.again()
         keys = sorted(self._objects, key=str.encode)
         encoded = [key.encode() for key in keys]
-        index = bisect_right(encoded, token.encode()) if token else 0
+        index = bisect_right(encoded, (token or after).encode())
         objects: list[ObjectInfo] = []
         prefixes: list[str] = []
         last = token or ""

@@ -66,10 +66,10 @@ class RetryingStore:
     async def head(self, key: str) -> ObjectInfo:
         return await self._retried(f"HEAD of {key!r}", lambda: self._inner.head(key))
 
-    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         return await self._retried(
             f"LIST of {prefix!r}",
-            lambda: self._inner.list_page(prefix, token=token, limit=limit),
+            lambda: self._inner.list_page(prefix, token=token, after=after, limit=limit),
         )
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:

@@ -45,10 +45,10 @@ class S3Store:
         with self._counting:
             return await self._control.head(key)
 
-    async def list_page(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         self._lists += 1
         with self._counting:
-            return await self._control.list_page(prefix, token, limit)
+            return await self._control.list_page(prefix, token, after, limit)
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         def counted(piece: memoryview) -> None:

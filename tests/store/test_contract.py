@@ -237,3 +237,22 @@ def test_cancelled_requests_leave_the_store_usable(rig: Rig) -> None:
         assert await fetched(store, object_id, object_id.whole) == bytes(5 * MIB)
 
     rig.run(case)
+
+
+@pytest.mark.parametrize("after", ["", "-a", "-a-", "a", "a-b", "a0", "zz", "Ω"])
+def test_a_listing_may_begin_anywhere(rig: Rig, after: str) -> None:
+    for key in KEYS:
+        rig.put(key, b"x")
+
+    async def case(store: ObjectStore) -> None:
+        beyond = [key for key in sorted(KEYS, key=str.encode) if key.encode() > after.encode()]
+        page = await store.list_page("", after=after)
+        assert [info.id.key for info in page.objects] == [key for key in beyond if "/" not in key]
+        assert list(page.prefixes) == list(dict.fromkeys(key.partition("/")[0] + "/" for key in beyond if "/" in key))
+        first = await store.list_page("", after=after, limit=1)
+        if first.next_token is not None:
+            rest = await store.list_page("", token=first.next_token)
+            assert first.objects + rest.objects == page.objects
+            assert first.prefixes + rest.prefixes == page.prefixes
+
+    rig.run(case)
