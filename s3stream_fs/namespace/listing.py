@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from enum import Enum, auto
+from typing import Final
 
 import trio
 
-from s3stream_fs.errors import StoreError
+from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.keys import Hidden, component, settled_before
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
@@ -20,10 +21,31 @@ _Row = tuple[str, int, int, str, bool, str | None]
 """What is kept of a file: ETag, size, mtime_ns, storage class, restored, version id. The key is prefix + name."""
 
 
+_NEAR: Final = 100
+"""Entries among which further directories are looked for."""
+
+
 class Unknown(Enum):
     """The listing has not come far enough to tell."""
 
     UNKNOWN = auto()
+
+
+class Lane:
+    """A range of a listing's keys, relative to its prefix, that is loaded page by page.
+
+    It goes from beyond ``last`` up to ``until`` (None: to the end).
+    """
+
+    __slots__ = ("complete", "last", "names", "until")
+
+    def __init__(self, last: bytes, until: bytes | None) -> None:
+        self.last = last
+        """How far it has come."""
+        self.until = until
+        self.names: list[bytes] = []
+        """New names of it, while an earlier lane is not complete."""
+        self.complete = False
 
 
 class Listing:
@@ -49,8 +71,10 @@ class Listing:
         self._order: list[bytes] = []
         self._pending: list[bytes] = []
         """Names that a later page may still change or precede."""
-        self._last = b""
-        self._ordered = True
+        self.lanes = [Lane(b"", None)]
+        """What is being loaded, in the order of keys: one range, or several at the same time."""
+        self.ordered = True
+        """The store lists in the order of keys, as far as was seen."""
         self._storage_classes: dict[str, str] = {}
         self._changed = trio.lowlevel.ParkingLot()
 
@@ -61,32 +85,64 @@ class Listing:
     def loading(self) -> bool:
         return not self.complete and self.error is None
 
-    def add_page(self, page: ListPage) -> None:
-        """Take the next page."""
+    def add_page(self, page: ListPage, lane: Lane | None = None) -> None:
+        """Take the next page of a lane, by default of the only one. What lies beyond the lane is left out."""
+        lane = lane or self.lanes[0]
         self.npages += 1
         skip = len(self.prefix)
+        until = lane.until
+        # A store that does not list in order (S3 directory buckets) is sorted once all is known.
+        self.ordered = self.ordered and _is_ordered(page) and _bytes(page.last[skip:]) >= lane.last
+        if not self.ordered and (until is not None or len(self.lanes) > 1):
+            raise StoreUnavailable(f"the listing of {self.prefix!r} is in order only at its start")
+        lane.complete = page.next_token is None
         for info in page.objects:
             key = info.id.key[skip:]
             if not key:
                 self.marker_nbytes = info.id.size
-                continue
-            text, slash, _ = key.partition("/")
-            self._add(text, info.id.key, None if slash else self._row(info))
+            elif until is not None and _bytes(key) > until:
+                lane.complete = True
+                break
+            else:
+                text, slash, _ = key.partition("/")
+                self._add(lane, text, info.id.key, None if slash else self._row(info))
         for prefix in page.prefixes:
-            self._add(prefix[skip:].partition("/")[0], prefix, None)
-        last = page.last[skip:].encode("utf-8", "surrogatepass")
-        # A store that does not list in order (S3 directory buckets) is sorted once all is known.
-        self._ordered = self._ordered and last >= self._last
-        self._last = last
-        self._pending.sort()
-        if self._ordered:
-            final = bisect_left(self._pending, settled_before(last))
+            key = prefix[skip:]
+            if until is not None and _bytes(key) > until:
+                lane.complete = True
+                break
+            self._add(lane, key.partition("/")[0], prefix, None)
+        last = _bytes(page.last[skip:])
+        lane.last = last if until is None else min(last, until)
+        self._settle()
+        self._changed.unpark_all()
+
+    def split(self, lane: Lane, at: bytes) -> Lane:
+        """A lane for what of this one lies beyond ``at``, which it has not come to."""
+        upper = Lane(at, lane.until)
+        lane.until = at
+        self.lanes.insert(self.lanes.index(lane) + 1, upper)
+        return upper
+
+    def _settle(self) -> None:
+        """What the first lanes have found is known as a whole up to where the first one that goes on has come."""
+        while True:
+            first = self.lanes[0]
+            self._pending += first.names
+            first.names = []
+            if not first.complete or len(self.lanes) == 1:
+                break
+            del self.lanes[0]
+        if self.ordered:
+            before = settled_before(first.last)
+            self._pending.sort()
+            final = bisect_left(self._pending, before)
             self._order += self._pending[:final]
             del self._pending[:final]
-        self._changed.unpark_all()
 
     def finish(self) -> None:
         """There are no more pages."""
+        self._pending.sort()
         self._order += self._pending
         self._pending = []
         self.complete = True
@@ -119,22 +175,29 @@ class Listing:
         while self.npages == 0 and self.loading:
             await self._changed.park()
 
+    def directories_after(self, name: bytes, count: int) -> tuple[int, list[str]]:
+        """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
+        position = bisect_left(self._order, name)
+        near = self._order[position + 1 : position + 1 + count + _NEAR]
+        found = [self.prefix + other.decode() + "/" for other in near if self._rows[other] is None]
+        return position, found[:count]
+
     def find(self, name: bytes) -> Entry | Unknown | None:
         """The entry with this name, None where there is none, UNKNOWN where a later page may tell."""
         if not self.complete:
             at = bisect_left(self._order, name)
             if at == len(self._order) or self._order[at] != name:
-                final = self._ordered and self.npages > 0 and name < settled_before(self._last)
+                final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
                 return None if final else Unknown.UNKNOWN
         return self._entry(name) if name in self._rows else None
 
-    def _add(self, text: str, key: str, row: _Row | None) -> None:
+    def _add(self, lane: Lane, text: str, key: str, row: _Row | None) -> None:
         name = component(text)
         if isinstance(name, Hidden):
             count, example = self.hidden.get(name, (0, key))
             self.hidden[name] = (count + 1, example)
         elif name not in self._rows:
-            self._pending.append(name)
+            lane.names.append(name)
             self._rows[name] = row
         elif row is None:
             self._rows[name] = None  # the directory shadows the file
@@ -150,3 +213,13 @@ class Listing:
             return DirectoryEntry(name, key + "/")
         etag, size, mtime_ns, storage_class, restored, version_id = row
         return FileEntry(name, ObjectInfo(ObjectId(key, etag, size), mtime_ns, storage_class, restored, version_id))
+
+
+def _is_ordered(page: ListPage) -> bool:
+    # Text compares as its UTF-8 does.
+    keys = [info.id.key for info in page.objects]
+    return keys == sorted(keys) and list(page.prefixes) == sorted(page.prefixes)
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")

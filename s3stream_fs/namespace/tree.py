@@ -18,6 +18,8 @@ from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
+from s3stream_fs.namespace.loader import Loader
+from s3stream_fs.namespace.walks import Walks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
@@ -32,6 +34,9 @@ _MAX_ANSWERS: Final = 100_000
 _LOOKUPS_BEFORE_LISTING: Final = 4
 """How many different names may be asked for one by one before the directory is listed. A guess: a script that opens a
 few known files pays for those; one that probes or walks pays one LIST per 1,000 entries."""
+
+_WALK_TTL_SECONDS: Final = 5.0
+"""With a shorter time to live what is listed ahead of a walk would be too old when the walk comes to it."""
 
 _MAX_CHANGES: Final = 1000
 """Changes that nobody has been told of yet. Further ones show when what was said of the name has grown old."""
@@ -69,6 +74,7 @@ class Tree:
         self._nursery = nursery
         self._listings: dict[str, Listing] = {}
         """By prefix, least recently used first."""
+        self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
         self._entries_kept = 0
         self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
         self._asking: dict[tuple[str, bytes], trio.Event] = {}
@@ -112,6 +118,12 @@ class Tree:
 
     def open_listing(self, prefix: str) -> Listing:
         """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
+        listing = self._listing(prefix)
+        for ahead in self._walks.on_open(prefix, self._listings):
+            self._listing(ahead)
+        return listing
+
+    def _listing(self, prefix: str) -> Listing:
         listing = self._fresh_listing(prefix)
         if listing is None:
             listing = Listing(prefix, trio.current_time() + self._ttl_seconds)
@@ -191,9 +203,9 @@ class Tree:
                 return FileEntry(name, info)
         return None
 
-    async def _list(self, prefix: str, *, token: str | None = None, limit: int = 1000) -> ListPage:
+    async def _list(self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         try:
-            return await self._store.list_page(prefix, token=token, limit=limit)
+            return await self._store.list_page(prefix, token=token, after=after, limit=limit)
         except NotFound:
             # A prefix with no keys is an empty page, so this is the bucket; no name in it may count as absent.
             raise StoreUnavailable("the bucket is gone") from None
@@ -246,14 +258,8 @@ class Tree:
             self._entries_kept -= len(listing)
 
     async def _load(self, listing: Listing) -> None:
-        token: str | None = None
         try:
-            while True:
-                page = await self._list(listing.prefix, token=token)
-                listing.add_page(page)
-                token = page.next_token
-                if token is None:
-                    break
+            await Loader(listing, self._list).load()
         except StoreError as error:
             listing.fail(error)
         except Exception:

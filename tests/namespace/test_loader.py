@@ -1,0 +1,144 @@
+"""Listings that are loaded in several ranges at once show what one loaded page by page shows, in less time."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.loader import Loader
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import ListPage
+
+PAGE = 50
+
+
+def loaded(
+    names: list[str], list_from: Callable[[MemoryStore, str, str | None, str], object] | None = None, page: int = PAGE
+) -> tuple[list[bytes], float, int]:
+    """The names that are shown of the directory ``d/``, seconds at one per request, and requests."""
+    store = MemoryStore(page)
+    for name in names:
+        store.put(f"d/{name}", b"x")
+    store.put("c", b"before")
+    store.put("d0", b"behind")
+    store.seconds = itertools.repeat(1.0)
+    seen: list[bytes] = []
+
+    async def listed(prefix: str, token: str | None, after: str) -> ListPage:
+        if list_from is not None:
+            return await list_from(store, prefix, token, after)  # type: ignore[misc, no-any-return]
+        return await store.list_page(prefix, token=token, after=after)
+
+    async def read(listing: Listing) -> None:
+        """As a reader of a directory does, while it grows."""
+        while True:
+            await listing.wait_settled(len(seen))
+            entry = listing.entry_nowait(len(seen))
+            if entry is None:
+                return
+            seen.append(entry.name)
+            assert listing.find(entry.name) == entry
+
+    async def main() -> float:
+        listing = Listing("d/", 0.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, listing)
+            began = trio.current_time()
+            try:
+                await Loader(listing, listed).load()
+            except StoreError as error:
+                listing.fail(error)
+                raise
+            took = trio.current_time() - began
+            listing.finish()
+        return took
+
+    seconds = trio.run(main, clock=MockClock(autojump_threshold=0))
+    return seen, seconds, store.count("LIST")
+
+
+def shown(names: list[str]) -> list[bytes]:
+    return sorted({name.partition("/")[0].encode() for name in names if name})
+
+
+KINDS: dict[str, Callable[[int], str]] = {
+    "numbers": lambda number: f"{number:08}.bin",
+    "numbers behind a word": lambda number: f"train-{number:08}.jpg",
+    "numbers of other lengths": str,
+    "hashes": lambda number: hashlib.md5(str(number).encode()).hexdigest(),
+    "classes and numbers": lambda number: f"n{number * 7919 % 10**8:08}_{number}.JPEG",
+    "directories": lambda number: f"{number:08}/file",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_a_long_listing_takes_a_fifth_of_the_time_and_few_more_requests(kind: Callable[[int], str]) -> None:
+    names = [kind(number) for number in range(10_000)]
+    seen, seconds, requests = loaded(names)
+    assert seen == shown(names)
+    assert seconds <= len(names) / PAGE / 5
+    assert requests <= len(names) / PAGE * 1.2 + 16
+
+
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (PAGE, 1), (PAGE + 1, 2), (2 * PAGE, 2)])
+def test_a_short_one_costs_what_it_did(count: int, requests: int) -> None:
+    names = [f"{number:05}" for number in range(count)]
+    assert loaded(names) == (shown(names), requests, requests)
+
+
+ODD = st.text(st.sampled_from("0a-.z/é😀"), min_size=1, max_size=6).filter(
+    lambda name: all(part not in ("", ".", "..") for part in name.split("/"))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ODD, max_size=60), st.integers(1, 4))
+def test_whatever_the_names(names: list[str], page: int) -> None:
+    assert loaded(names, page=page)[0] == shown(names)
+
+
+NUMBERS = [f"{number:05}" for number in range(20 * PAGE)]
+
+
+async def without_start_after(store: MemoryStore, prefix: str, token: str | None, after: str) -> ListPage:
+    return await store.list_page(prefix, token=token)
+
+
+async def refusing_start_after(store: MemoryStore, prefix: str, token: str | None, after: str) -> ListPage:
+    if after:
+        raise StoreError("400 NotImplemented")
+    return await store.list_page(prefix, token=token)
+
+
+async def without_order(store: MemoryStore, prefix: str, token: str | None, after: str) -> ListPage:
+    assert not after, "it does not make sense to begin anywhere"
+    page = await store.list_page(prefix, token=token)
+    return ListPage(page.objects[::-1], page.prefixes[::-1], page.next_token)
+
+
+@pytest.mark.parametrize("store", [without_start_after, refusing_start_after, without_order])
+def test_stores_that_can_do_less(store: Callable[[MemoryStore, str, str | None, str], object]) -> None:
+    seen, seconds, requests = loaded(NUMBERS, store)
+    assert seen == shown(NUMBERS)
+    assert seconds == 20
+    assert requests <= 22
+
+
+def test_a_fault_ends_it() -> None:
+    async def failing(store: MemoryStore, prefix: str, token: str | None, after: str) -> ListPage:
+        if store.count("LIST") > 10:
+            raise StoreUnavailable("503")
+        return await store.list_page(prefix, token=token, after=after)
+
+    with pytest.raises(ExceptionGroup) as failed:
+        loaded(NUMBERS, failing)
+    assert failed.group_contains(StoreUnavailable)
