@@ -107,6 +107,11 @@ def _mib_per_random_4k(results: Results) -> float:
     return math.nan if found is None else found.amplification * 4 / 1024
 
 
+def _of_page_after_page(one: Figures) -> float:
+    """A page of 1,000 names comes 90 ms after it was asked for, and the next is asked for then."""
+    return one.rate / (1000 / 0.090)
+
+
 UNHEDGED: Final = f"{OURS}-unhedged"
 """What hedging is compared with: to be given to the command line, as in ``--variant unhedged=WORDS``."""
 
@@ -159,4 +164,28 @@ TARGETS: Final = (
     ),
     Target("CPU per LOOKUP, one after another", _of("stat@names", lambda one: one.cpu_per_unit), 20, "µs", False),
     Target("the same, 8 readers", _of("stat-8@names", lambda one: one.cpu_per_unit), 20, "µs", False),
+    Target(
+        "stream from the disk after a restart, of a local folder",
+        _ratio(_rate("sequential@remount"), _rate("sequential@remount", "local")),
+        0.9,
+        "",
+    ),
+    Target(
+        "random 256 KiB from the disk, of a local folder",
+        _ratio(_rate("random-256KiB@nvme"), _rate("random-256KiB@nvme", "local")),
+        0.7,
+        "",
+    ),
+    Target(
+        "the same after a restart, when all is to be checked",
+        _ratio(_rate("random-256KiB@remount"), _rate("random-256KiB@remount", "local")),
+        0.7,
+        "",
+    ),
+    Target(
+        "a million files walked, with a stat of each", _of("tree", lambda one: one.nfiles / one.rate), 25, "s", False
+    ),
+    Target("LISTs for it", _of("tree", lambda one: one.lists), 1100, "", False),
+    Target("HEADs for it", _of("tree", lambda one: one.heads), 0, "", False),
+    Target("names of one folder, of what comes page after page", _of("flat", _of_page_after_page), 5, "times"),
 )

@@ -14,7 +14,7 @@ from typing import Final
 
 from bench import content
 from bench.contestants.contestant import Mounted, Place
-from bench.load.spec import Job, Load
+from bench.load.spec import Job, Load, Via
 
 _PIECE_NBYTES: Final = 1 << 20
 """Stretches are widened to whole pieces, so that the kernel's read-ahead behind a read finds data too."""
@@ -36,7 +36,8 @@ class LocalFolder:
         return f"Linux {platform.release()}"
 
     def takes(self, load: Load, *, warm: bool) -> bool:
-        return True
+        """Not a million files, which would have to be written."""
+        return load.via not in (Via.TREE, Via.LIST)
 
     def mount(self, place: Place) -> Mounted:
         if self._made != place.load:

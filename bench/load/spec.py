@@ -20,11 +20,16 @@ class Via(StrEnum):
     NPZ = "npz"
     STAT = "stat"  # a stat of each file; nothing is listed or read
     WALK = "walk"  # a stat of each file, and before the first of a folder a listing of it; nothing is read
+    TREE = "tree"  # os.walk from a folder on, and a stat of each file that it finds
+    LIST = "list"  # the names in one folder
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file of ``size`` bytes: opened, read at each ``(offset, nbytes)`` in turn, closed, all of it by one reader."""
+    """A file of ``size`` bytes: opened, read at each ``(offset, nbytes)`` in turn, closed, all of it by one reader.
+
+    With ``Via.TREE`` and ``Via.LIST`` a folder in which ``size`` files are to be found.
+    """
 
     key: str
     size: int

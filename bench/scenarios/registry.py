@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from bench.scenarios import epochs, formats, jumps, small, streams
+from bench.scenarios import epochs, formats, jumps, names, small, streams
 from bench.scenarios.scenario import Scenario, Variant
 
 QUICK: Final = (
@@ -35,6 +35,7 @@ def scenarios(quick: bool, originals: Path, limit_seconds: float | None = None) 
         *streams.scenarios(quick),
         *small.scenarios(quick),
         *epochs.scenarios(quick),
+        *names.scenarios(quick),
         *jumps.scenarios(quick),
         *formats.scenarios(quick, originals),
     ]

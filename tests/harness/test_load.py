@@ -92,3 +92,17 @@ def test_the_part_that_was_done() -> None:
     assert several.first(nfiles=1, nreads=2).jobs == several.jobs[:1]
     assert single.first(nfiles=1, nreads=1).jobs == (Job("a", SIZE, READS[:1]),)
     assert several.first(nfiles=2, nreads=4) == several
+
+
+@pytest.mark.parametrize("via", [Via.TREE, Via.LIST])
+def test_all_names_are_found_and_one_that_is_missing_is_noticed(tmp_path: Path, via: Via) -> None:
+    folder = tmp_path / "names" / "below" if via is Via.TREE else tmp_path / "names"
+    folder.mkdir(parents=True)
+    for number in range(2_500):
+        (folder / f"{number:05}").touch()
+    load = Load((Job("names", 2_500, ()),), via=via)
+    done = _run(tmp_path, load)
+    assert (done.nfiles, done.wrong_reads, done.nerrors) == (2_500, 0, 0)
+    assert done.p50_ms > 0
+    (folder / "01234").unlink()
+    assert _run(tmp_path, load).wrong_reads == 1
