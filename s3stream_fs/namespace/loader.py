@@ -23,9 +23,8 @@ ListFrom = Callable[[str, str | None, str], Awaitable[ListPage]]
 _MAX_LANES: Final = 16
 """Ranges of one directory at once. With 60 ms for a page, parsing keeps one core busy from there on."""
 
-_SPARE_GUESSES: Final = 6
-_GUESSES_PER_PAGE: Final = 0.1
-"""Requests that come to nothing, at the most: where the names end is searched for by halves."""
+_GUESSES_PER_PAGE: Final = 0.25
+"""Requests that come to nothing, at the most. So a directory of up to four pages costs no more than those."""
 
 _FURTHER: Final = 3
 """How many times as far as it has come an open range is cut."""
@@ -45,7 +44,7 @@ class Loader:
         self._first = ""
         """The first name."""
         self._under_way = 0
-        self._guesses_left = float(_SPARE_GUESSES)
+        self._guesses_left = 0.0
         self._guessed: set[Lane] = set()
         """Lanes of which a part is being guessed at."""
         self._listed = 0
@@ -58,6 +57,7 @@ class Loader:
         listing = self._listing
         first = listing.lanes[0]
         page = await self._list_from(listing.prefix, None, "")
+        self._guesses_left += _GUESSES_PER_PAGE
         listing.add_page(page)
         if page.next_token is None:
             return

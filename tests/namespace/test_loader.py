@@ -89,7 +89,7 @@ def test_a_long_listing_takes_a_fifth_of_the_time_and_few_more_requests(kind: Ca
     assert requests <= len(names) / PAGE * 1.2 + 16
 
 
-@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (PAGE, 1), (PAGE + 1, 2), (2 * PAGE, 2)])
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (PAGE, 1), (PAGE + 1, 2), (4 * PAGE, 4)])
 def test_a_short_one_costs_what_it_did(count: int, requests: int) -> None:
     names = [f"{number:05}" for number in range(count)]
     assert loaded(names) == (shown(names), requests, requests)
