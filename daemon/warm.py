@@ -229,9 +229,12 @@ def _told(result: Mapping[str, Any], dry: bool, limit_nbytes: int) -> str:
             f" {result['gets']:,} requests; the cache may take {size_text(limit_nbytes)}: {fits}"
         )
     failed = f"; {result['nfiles_failed']:,} files did not come" if result["nfiles_failed"] else ""
+    excess = max(result["nbytes_found"] - limit_nbytes, 0)
+    evicted = f"; {result['nfiles_evicted']:,} cached files were evicted for them" if result["nfiles_evicted"] else ""
+    too_small = f"; the cache takes {size_text(limit_nbytes)}: {size_text(excess)} did not fit" if excess else ""
     return (
         f"{size_text(result['nbytes_done'])} in {result['nfiles_done']:,} files are cached, of which"
-        f" {size_text(result['nbytes_had'])} were before{failed}"
+        f" {size_text(result['nbytes_had'])} were before{failed}{evicted}{too_small}"
     )
 
 

@@ -215,15 +215,18 @@ class BlockIndex:
         return self._pair("SELECT count(*), coalesce(sum(nbytes), 0) FROM file WHERE used = ?", PINNED)
 
     def objects(self, selection: Selection) -> Iterator[CachedObject]:
-        """By store, bucket and key."""
+        """By store, bucket and key, as they are at the start."""
         self._db.create_function("nblocks", 1, lambda packed: len(Checksums.of(packed)), deterministic=True)
-        found = self._db.execute(
-            "SELECT space.name, key, etag, size, sum(nblocks(checksums)), sum(nbytes), max(used)"
+        # A copy: while somebody reads page by page, the log of those who write could not be taken up into the index.
+        self._db.execute("DROP TABLE IF EXISTS temp.found")
+        self._db.execute(
+            "CREATE TEMP TABLE found AS SELECT space.name AS name, key, etag, size, sum(nblocks(checksums)) AS nblocks,"
+            " sum(nbytes) AS nbytes, max(used) AS used"
             f" FROM file JOIN space ON space.id = file.space WHERE {selection.where}"
             " GROUP BY file.space, key, etag, size ORDER BY space.name, key",
             (selection.prefix,),
         )
-        for space, key, etag, *numbers in found:
+        for space, key, etag, *numbers in self._db.execute("SELECT * FROM temp.found ORDER BY rowid"):
             yield CachedObject(space, _bytes(key), _bytes(etag).decode("utf-8", "replace"), *numbers)
 
     # What follows belongs inside ``transaction``.

@@ -42,7 +42,10 @@ Failed = Callable[[bytes, str], None]
 
 @dataclass(slots=True)
 class WarmProgress:
-    """``*_found`` grow until ``listed``. ``*_done`` are in the cache, of which ``nbytes_had`` were there before."""
+    """``*_found`` grow until ``listed``. ``*_done`` are in the cache, of which ``nbytes_had`` were there before.
+
+    ``nfiles_evicted`` have left the cache meanwhile: others, or those that were brought first where not all of it fits.
+    """
 
     nfiles_found: int = 0
     nbytes_found: int = 0
@@ -50,6 +53,7 @@ class WarmProgress:
     nbytes_done: int = 0
     nbytes_had: int = 0
     nfiles_failed: int = 0
+    nfiles_evicted: int = 0
     gets: int = 0
     listed: bool = False
 
@@ -75,6 +79,7 @@ class Warming:
         self._disk = disk
         self._root_prefix = root_prefix
         self._dry = dry
+        self._evicted_before = disk.statistics().files_evicted
         self._landed: deque[tuple[_File, ByteRange]] = deque()
         self._any_landed = trio.lowlevel.ParkingLot()
         self._refused = 0
@@ -199,6 +204,7 @@ class Warming:
                     else:
                         self.progress.nfiles_done += 1
                 limiter.release()
+            self.progress.nfiles_evicted = self._disk.statistics().files_evicted - self._evicted_before
             if waiting:
                 await trio.sleep(_SAVE_PAUSE_SECONDS)
 

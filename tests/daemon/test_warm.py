@@ -100,6 +100,18 @@ def test_what_does_not_fit_is_told(server: S3Server, mounted: Mounted) -> None:
     result = warm(mount, mount.path, code=8)
     assert result["nfiles_done"] + result["nfiles_failed"] == 90
     assert 55 <= result["nfiles_done"] <= 64
+    assert result["nfiles_evicted"] == 0
+
+
+def test_what_was_evicted_is_told(server: S3Server, mounted: Mounted) -> None:
+    server.create_bucket("bucket")
+    for number in range(90):
+        server.put("bucket", f"{number:02}", os.urandom(1 << 20))
+    mount = mounted(server, "bucket", no_hedging=True, cache_size="64MiB")
+    told = mount.cli.run("warm", mount.path)
+    assert told.returncode == 0
+    assert "90 files are cached" in told.stdout
+    assert "cached files were evicted for them; the cache takes 64.0 MiB: 26.0 MiB did not fit" in told.stdout
 
 
 def test_an_interrupted_one_is_gone_on_with(server: S3Server, mount: Mount) -> None:
