@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 from pathlib import Path
 
 import pytest
 
-from s3stream_fs.cache.direct import DirectWriter
+from s3stream_fs.cache.direct import DirectWriter, ReadBuffers
 from s3stream_fs.cache.files import DataFile
 
 MIB = 1024 * 1024
@@ -56,3 +57,34 @@ def test_a_file_system_that_refuses_is_not_asked_again(monkeypatch: pytest.Monke
             assert writer.write(fd, 0, cut()) == 0
     finally:
         os.close(fd)
+
+
+def test_a_buffer_is_nobody_elses_while_a_slice_of_it_lives() -> None:
+    buffers = ReadBuffers(1 << 20)
+    first = buffers.take(8192)
+    assert first is not None
+    first[:] = b"1" * 8192
+    part = first[4096:4100]
+    del first
+    second = buffers.take(8192)
+    assert second is not None
+    second[:] = b"2" * 8192
+    assert bytes(part) == b"1111"
+    del part
+    third = buffers.take(4096)
+    assert third is not None
+    assert bytes(third[:4]) == b"1111"  # the first one again
+    assert bytes(second[:4]) == b"2222"
+
+
+def test_buffers_are_aligned_and_there_are_not_many() -> None:
+    buffers = ReadBuffers(1 << 20)
+    assert buffers.take((1 << 20) + 4096) is None
+    views = []
+    while (view := buffers.take(1 << 20)) is not None:
+        views.append(view)
+    assert len(views) == 32
+    for view in views:
+        assert ctypes.addressof(ctypes.c_char.from_buffer(view)) % 4096 == 0
+    del view, views
+    assert buffers.take(1 << 20) is not None
