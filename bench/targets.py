@@ -171,13 +171,7 @@ TARGETS: Final = (
         "",
     ),
     Target(
-        "random 256 KiB from the disk, of a local folder",
-        _ratio(_rate("random-256KiB@nvme"), _rate("random-256KiB@nvme", "local")),
-        0.7,
-        "",
-    ),
-    Target(
-        "the same after a restart, when all is to be checked",
+        "random 256 KiB from the disk after a restart, of a local folder",
         _ratio(_rate("random-256KiB@remount"), _rate("random-256KiB@remount", "local")),
         0.7,
         "",
