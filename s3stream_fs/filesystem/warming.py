@@ -88,7 +88,9 @@ class Warming:
 
     async def run(self, paths: trio.MemoryReceiveChannel[bytes], failed: Failed) -> None:
         """Bring all files at and below ``paths``, relative to the mount. Raises nothing of one file's."""
-        limiter = trio.Semaphore(_UNITS_AT_ONCE)
+        # With half of the cache on its way at the most, nothing is evicted for others before it has been counted.
+        units_at_once = max(1, min(_UNITS_AT_ONCE, self._disk.statistics().limit_nbytes // (2 * PART_NBYTES)))
+        limiter = trio.Semaphore(units_at_once)
         async with trio.open_nursery() as settling:
             settling.start_soon(self._settle, limiter, failed)
             async with trio.open_nursery() as fetching:
@@ -98,7 +100,7 @@ class Warming:
                     except S3StreamError as error:
                         self._fail(path, _why(error), failed)
                 self.progress.listed = True
-            for _ in range(_UNITS_AT_ONCE):
+            for _ in range(units_at_once):
                 await limiter.acquire()  # until all that landed has settled
             settling.cancel_scope.cancel()
 
