@@ -91,8 +91,10 @@ class Listing:
         self.npages += 1
         skip = len(self.prefix)
         until = lane.until
+        # The last page may be empty: what was to be on it has been deleted meanwhile.
+        last = _bytes(page.last[skip:]) if page.objects or page.prefixes else lane.last
         # A store that does not list in order (S3 directory buckets) is sorted once all is known.
-        self.ordered = self.ordered and _is_ordered(page) and _bytes(page.last[skip:]) >= lane.last
+        self.ordered = self.ordered and _is_ordered(page) and last >= lane.last
         if not self.ordered and (until is not None or len(self.lanes) > 1):
             raise StoreUnavailable(f"the listing of {self.prefix!r} is in order only at its start")
         lane.complete = page.next_token is None
@@ -112,7 +114,6 @@ class Listing:
                 lane.complete = True
                 break
             self._add(lane, key.partition("/")[0], prefix, None)
-        last = _bytes(page.last[skip:])
         lane.last = last if until is None else min(last, until)
         self._settle()
         self._changed.unpark_all()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from namings import NAMES
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import Loader
@@ -70,14 +71,7 @@ def shown(names: list[str]) -> list[bytes]:
     return sorted({name.partition("/")[0].encode() for name in names if name})
 
 
-KINDS: dict[str, Callable[[int], str]] = {
-    "numbers": lambda number: f"{number:08}.bin",
-    "numbers behind a word": lambda number: f"train-{number:08}.jpg",
-    "numbers of other lengths": str,
-    "hashes": lambda number: hashlib.md5(str(number).encode()).hexdigest(),
-    "classes and numbers": lambda number: f"n{number * 7919 % 10**8:08}_{number}.JPEG",
-    "directories": lambda number: f"{number:08}/file",
-}
+KINDS = NAMES | {"directories": lambda number: f"{number:08}/file"}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -131,6 +125,20 @@ def test_stores_that_can_do_less(store: Callable[[MemoryStore, str, str | None, 
     assert seen == shown(NUMBERS)
     assert seconds == 20
     assert requests <= 22
+
+
+async def ending_with_nothing(store: MemoryStore, prefix: str, token: str | None, after: str) -> ListPage:
+    """As where what the last page was to hold has been deleted."""
+    page = await store.list_page(prefix, token=token, after=after)
+    if page.next_token is None and token is not None and token != "nothing":
+        return replace(page, next_token="nothing")
+    return ListPage((), (), None) if token == "nothing" else page
+
+
+@pytest.mark.parametrize("count", [3 * PAGE - 7, 60 * PAGE - 7])
+def test_the_last_page_may_be_empty(count: int) -> None:
+    names = [f"{number:05}" for number in range(count)]
+    assert loaded(names, ending_with_nothing)[0] == shown(names)
 
 
 def test_a_fault_ends_it() -> None:

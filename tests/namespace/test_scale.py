@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from namings import NAMES
 from s3stream_fs.namespace.scale import Scale
 
 TEXTS = st.text(st.sampled_from("059afzAZ-._/é😀 "), max_size=12)
@@ -25,15 +25,6 @@ def test_a_middle_is_between(names: list[str], low: str, high: str | None) -> No
         assert low.encode() < middle.encode()
         assert high is None or middle.encode() < high.encode()
         assert "/" not in middle or "/" in low
-
-
-NAMES: dict[str, Callable[[int], str]] = {
-    "numbers": lambda number: f"{number:08}.bin",
-    "numbers behind a word": lambda number: f"train-{number:08}.jpg",
-    "numbers of other lengths": str,
-    "hashes": lambda number: hashlib.md5(str(number).encode()).hexdigest(),
-    "classes and numbers": lambda number: f"n{number * 7919 % 10**8:08}_{number}.JPEG",
-}
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
