@@ -287,6 +287,7 @@ class DiskTier:
 
     def close(self) -> None:
         """Once the writer has stopped."""
+        self._threads.close()
         self.catch_up()
         self._records.clear()
         self._writer.live.clear()

@@ -6,6 +6,7 @@ for any kind of work: small files are read from the disk at 2,550 a second inste
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -45,12 +46,14 @@ class ReadThreads:
         self._under_way = 0
 
     async def run(self, job: Callable[[], T]) -> T:
-        """What ``job`` returns or raises in a thread. Cancelled at once; the job goes on then, for nobody."""
+        """What ``job`` returns or raises in a thread. Cancelled at once; the job goes on then, for nobody.
+
+        Raises OSError where there is no thread and none can be had.
+        """
+        if self._nthreads < min(self._under_way + 1, self._limit):
+            self._begin_another()
         turn = _Turn(job, trio.lowlevel.current_task())
         self._under_way += 1
-        if self._nthreads < min(self._under_way, self._limit):
-            threading.Thread(target=self._work, name="s3stream-read", daemon=True).start()
-            self._nthreads += 1
         self._turns.put(turn)  # type: ignore[arg-type]
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -63,6 +66,15 @@ class ReadThreads:
         """The threads end when they have done what they are at."""
         for _ in range(self._nthreads):
             self._turns.put(None)
+
+    def _begin_another(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="s3stream-read", daemon=True).start()
+        except RuntimeError as error:
+            if self._nthreads == 0:
+                raise OSError(errno.EAGAIN, str(error)) from None
+            return  # those that there are do it
+        self._nthreads += 1
 
     def _work(self) -> None:
         while (turn := self._turns.get()) is not None:

@@ -97,3 +97,24 @@ def test_what_was_read_is_let_go_of() -> None:
         threads.close()
 
     trio.run(main)
+
+
+def test_without_threads_a_read_fails_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        threads = ReadThreads(4)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(OSError, match="can't start"):
+                await threads.run(lambda: 7)
+        assert await threads.run(lambda: 7) == 7
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(threads.run, lambda: 8)
+        threads.close()
+
+    trio.run(main)
