@@ -86,7 +86,12 @@ class ObjectInfo(NamedTuple):
     @property
     def archived(self) -> bool:
         """True where a GET would be refused because the object lies in an archive and is not restored."""
-        return self.storage_class in _COLD_CLASSES and not self.restored
+        return is_cold(self.storage_class) and not self.restored
+
+
+def is_cold(storage_class: str) -> bool:
+    """Whether objects of this class have to be restored before they can be read."""
+    return storage_class in _COLD_CLASSES
 
 
 @dataclass(frozen=True, slots=True)

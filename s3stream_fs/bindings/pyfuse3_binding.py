@@ -129,13 +129,13 @@ class Operations(pyfuse3.Operations):
             if position > start_id and not listing.settled(position - 2):
                 return  # what is known goes out now; the kernel comes back for the rest
             await self._filesystem.wait_settled(listing, position - 2)
-            entry = listing.entry_nowait(position - 2)
-            if entry is None:
+            place = listing.place_nowait(position - 2)
+            if place is None:
                 return
-            attributes = self._filesystem.show(entry)
+            attributes = self._filesystem.show(place)
             shown = _entry(Found(attributes, valid_seconds))
             position += 1
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), shown, position):
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(place.rows.name(place.at)), shown, position):
                 self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it
                 return
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from s3stream_fs.namespace.keys import NAME_MAX
-from s3stream_fs.types import ObjectInfo
 
 _ALL_READ = 0o444
 _ALL_READ_AND_SEARCH = 0o555
@@ -59,10 +58,10 @@ class Attributes(NamedTuple):
         return -(-self.size // 512)
 
 
-def file_attributes(number: int, info: ObjectInfo, config: AttributeConfig) -> Attributes:
+def file_attributes(number: int, size: int, mtime_ns: int, archived: bool, config: AttributeConfig) -> Attributes:
     """A file: read-only, its real size, mode 000 while it lies in an archive."""
-    permissions = 0 if info.archived else config.file_mode & _ALL_READ_AND_SEARCH
-    return Attributes(number, stat.S_IFREG | permissions, info.id.size, info.mtime_ns, config.uid, config.gid)
+    permissions = 0 if archived else config.file_mode & _ALL_READ_AND_SEARCH
+    return Attributes(number, stat.S_IFREG | permissions, size, mtime_ns, config.uid, config.gid)
 
 
 def directory_attributes(number: int, mtime_ns: int, config: AttributeConfig) -> Attributes:

@@ -19,10 +19,10 @@ from s3stream_fs.cache.files import DataFile
 from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
-from s3stream_fs.namespace.entries import Entry
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.rows import Place
 from s3stream_fs.namespace.tree import Answer, Tree
 from s3stream_fs.reading.reader import Reader
 
@@ -111,10 +111,10 @@ class FileSystem:
     def _found(self, answer: Answer) -> Found:
         self._lookups += 1
         valid_seconds = self.seconds_valid(answer.fresh_until)
-        if answer.entry is None:
+        if answer.place is None:
             self._lookups_not_found += 1
             return Found(None, valid_seconds)
-        return Found(self._attributes(self._inodes.remember(answer.entry)), valid_seconds)
+        return Found(self.show(answer.place), valid_seconds)
 
     def forget(self, number: int, nlookup: int) -> None:
         """The kernel has dropped ``nlookup`` references."""
@@ -144,13 +144,17 @@ class FileSystem:
             if number is not None:
                 return number, name
 
-    def number_of(self, entry: Entry) -> int:
-        """The inode number that this entry has, without remembering it."""
-        return self._inodes.number_of(entry)
+    def number_of(self, place: Place) -> int:
+        """The inode number that an entry has, without remembering it."""
+        return self._inodes.number_of(place)
 
-    def show(self, entry: Entry) -> Attributes:
+    def show(self, place: Place) -> Attributes:
         """What a lookup of this entry shows. The kernel is being told of it, as by ``lookup``: it is remembered."""
-        return self._attributes(self._inodes.remember(entry))
+        number = self._inodes.remember(place)
+        _, is_file, archived, size, mtime_ns = place.rows.glance(place.at)
+        if is_file:
+            return file_attributes(number, size, mtime_ns, archived, self._config.attributes)
+        return directory_attributes(number, self._config.mounted_at_ns, self._config.attributes)
 
     def open(self, number: int) -> int:
         """The size of a file that may be read. Raises Archived. A binding may leave it out: reads check it too."""
@@ -227,7 +231,8 @@ class FileSystem:
 
     def _attributes(self, inode: FileInode | DirectoryInode) -> Attributes:
         if isinstance(inode, FileInode):
-            return file_attributes(inode.number, inode.info, self._config.attributes)
+            info = inode.info
+            return file_attributes(inode.number, info.id.size, info.mtime_ns, info.archived, self._config.attributes)
         return directory_attributes(inode.number, self._config.mounted_at_ns, self._config.attributes)
 
     def _deadline(self, what: str, key: str) -> _Deadline:

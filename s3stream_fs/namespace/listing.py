@@ -6,23 +6,34 @@ front of a file of the same name. Never asks a store for anything; the tree feed
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from enum import Enum, auto
+from hashlib import blake2b
 from typing import Final
 
 import trio
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
-from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
-from s3stream_fs.namespace.keys import Hidden, component, settled_before
-from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
-
-_Row = tuple[str, int, int, str, bool, str | None]
-"""What is kept of a file: ETag, size, mtime_ns, storage class, restored, version id. The key is prefix + name."""
-
+from s3stream_fs.namespace.entries import Entry, FileEntry
+from s3stream_fs.namespace.keys import NAME_MAX, Hidden, component, settled_before
+from s3stream_fs.namespace.rows import Place, Rows
+from s3stream_fs.types import ListPage, ObjectInfo
 
 _NEAR: Final = 100
 """Entries among which further directories are looked for."""
+
+_FEW_ROWS: Final = 100
+"""Pieces with fewer rows on average are put together once the listing is complete: each is an object of its own."""
+
+_MOST_ROWS: Final = 4000
+"""Rows in a piece: to find a name takes 12 steps in it."""
+
+_LISTING_NBYTES: Final = 600
+_ROWS_NBYTES: Final = 200
+"""What the objects themselves take, about."""
+
+Names = dict[bytes, ObjectInfo | None]
+"""What names stand for; None for a directory."""
 
 
 class Unknown(Enum):
@@ -34,26 +45,50 @@ class Unknown(Enum):
 class Lane:
     """A range of a listing's keys, relative to its prefix, that is loaded page by page.
 
-    It goes from beyond ``last`` up to ``until`` (None: to the end).
+    It goes from beyond ``start`` up to ``until`` (None: to the end).
     """
 
-    __slots__ = ("complete", "last", "names", "until")
+    __slots__ = ("complete", "early", "last", "pending", "rows", "start", "until")
 
-    def __init__(self, last: bytes, until: bytes | None) -> None:
-        self.last = last
+    def __init__(self, start: bytes, until: bytes | None) -> None:
+        self.start = start
+        self.last = start
         """How far it has come."""
         self.until = until
-        self.names: list[bytes] = []
-        """New names of it, while an earlier lane is not complete."""
         self.complete = False
+        self.early: Names = {}
+        """Names that stand before the lane's keys do: the directory ``m`` of the keys ``m/``, behind a cut ``m-5``."""
+        self.rows: list[Rows] = []
+        """Names behind ``start`` that no later page can change, while an earlier lane is not complete."""
+        self.pending: Names = {}
+        """Names that a later page may still change or precede."""
 
 
 class Listing:
     """What lies under ``prefix``.
 
-    Invariant: ``_order`` holds final names only, sorted, and only grows; so a position means the same entry for as long
-    as somebody holds the listing.
+    Invariant: ``_rows`` holds final names only, in order, and only grows; so a position means the same entry for as
+    long as somebody holds the listing.
     """
+
+    __slots__ = (
+        "_changed",
+        "_firsts",
+        "_hashes",
+        "_rows",
+        "_starts",
+        "complete",
+        "digest",
+        "error",
+        "fresh_until",
+        "hidden",
+        "lanes",
+        "marker_nbytes",
+        "nbytes",
+        "npages",
+        "ordered",
+        "prefix",
+    )
 
     def __init__(self, prefix: str, fresh_until: float) -> None:
         self.prefix = prefix
@@ -62,24 +97,30 @@ class Listing:
         self.complete = False
         self.npages = 0
         self.error: StoreError | None = None
-        self.hidden: dict[Hidden, tuple[int, str]] = {}
-        """How many keys are hidden and why, with one of them as an example."""
+        self.hidden: dict[Hidden, tuple[int, str]] | None = None
+        """How many keys are hidden and why, with one of them as an example; None where there are none."""
         self.marker_nbytes = 0
         """Bytes in the directory's own marker object, which no path can reach."""
-        self._rows: dict[bytes, _Row | None] = {}
-        """By name; None for a directory."""
-        self._order: list[bytes] = []
-        self._pending: list[bytes] = []
-        """Names that a later page may still change or precede."""
+        self.digest = b""
+        """Of all that it shows, once it is complete."""
+        self.nbytes = _LISTING_NBYTES
+        """What it takes in memory, about."""
+        self._hashes = _hashes()
+        self._rows: list[Rows] = []
+        self._starts: list[int] = [0]
+        """The position of each piece's first row; then, of the next one to come."""
+        self._firsts: list[bytes] = []
+        """The first name of each piece."""
         self.lanes = [Lane(b"", None)]
-        """What is being loaded, in the order of keys: one range, or several at the same time."""
+        """What is being loaded, in the order of keys: one range, or several at the same time. None of it is left when
+        it is complete."""
         self.ordered = True
         """The store lists in the order of keys, as far as was seen."""
-        self._storage_classes: dict[str, str] = {}
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed: trio.lowlevel.ParkingLot | None = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """Entries that are settled."""
+        return self._starts[-1]
 
     @property
     def loading(self) -> bool:
@@ -107,7 +148,7 @@ class Listing:
                 break
             else:
                 text, slash, _ = key.partition("/")
-                self._add(lane, text, info.id.key, None if slash else self._row(info))
+                self._add(lane, text, info.id.key, None if slash else info)
         for prefix in page.prefixes:
             key = prefix[skip:]
             if until is not None and _bytes(key) > until:
@@ -115,8 +156,9 @@ class Listing:
                 break
             self._add(lane, key.partition("/")[0], prefix, None)
         lane.last = last if until is None else min(last, until)
-        self._settle()
-        self._changed.unpark_all()
+        if self.ordered:
+            self._settle(lane)
+        self._unpark()
 
     def split(self, lane: Lane, at: bytes) -> Lane:
         """A lane for what of this one lies beyond ``at``, which it has not come to."""
@@ -125,95 +167,186 @@ class Listing:
         self.lanes.insert(self.lanes.index(lane) + 1, upper)
         return upper
 
-    def _settle(self) -> None:
-        """What the first lanes have found is known as a whole up to where the first one that goes on has come."""
-        while True:
-            first = self.lanes[0]
-            self._pending += first.names
-            first.names = []
-            if not first.complete or len(self.lanes) == 1:
-                break
-            del self.lanes[0]
-        if self.ordered:
-            before = settled_before(first.last)
-            self._pending.sort()
-            final = bisect_left(self._pending, before)
-            self._order += self._pending[:final]
-            del self._pending[:final]
-
     def finish(self) -> None:
         """There are no more pages."""
-        self._pending.sort()
-        self._order += self._pending
-        self._pending = []
+        (lane,) = self.lanes
+        self._publish(sorted(lane.pending.items(), key=_name_of))
+        self.lanes = []
+        if len(self) < _FEW_ROWS * len(self._rows):
+            self._gather()
+        self.digest = b"".join(part.digest() for part in self._hashes)
+        self._hashes = ()
         self.complete = True
-        self._changed.unpark_all()
+        self._unpark()
+        self._changed = None
 
     def fail(self, error: StoreError) -> None:
         """There will be no more pages."""
         self.error = error
-        self._changed.unpark_all()
+        self._unpark()
+        self._changed = None
 
     def settled(self, position: int) -> bool:
         """Whether it is known what stands at ``position``: an entry, the end, or what the listing failed with."""
-        return position < len(self._order) or not self.loading
+        return position < self._starts[-1] or not self.loading
 
-    def entry_nowait(self, position: int) -> Entry | None:
-        """The entry at ``position``, which is settled; None past the end. Raises what the listing failed with."""
-        if position < len(self._order):
-            return self._entry(self._order[position])
+    def place_nowait(self, position: int) -> Place | None:
+        """Where the entry at ``position``, which is settled, stands; None past the end. Raises what it failed with."""
+        starts = self._starts
+        if position < starts[-1]:
+            piece = bisect_right(starts, position) - 1
+            return Place(self._rows[piece], position - starts[piece])
         if self.error is not None:
             raise self.error.again()
         return None
 
+    def entry_nowait(self, position: int) -> Entry | None:
+        """As ``place_nowait``."""
+        place = self.place_nowait(position)
+        return None if place is None else place.entry
+
     async def wait_settled(self, position: int) -> None:
         """Return as soon as it is known what stands at ``position``."""
         while not self.settled(position):
+            assert self._changed is not None
             await self._changed.park()
 
     async def wait_first_page(self) -> None:
         """Return once something is known, or the listing has failed."""
         while self.npages == 0 and self.loading:
+            assert self._changed is not None
+            await self._changed.park()
+
+    async def wait_complete(self) -> None:
+        """Return once all is known, or the listing has failed."""
+        while self.loading:
+            assert self._changed is not None
             await self._changed.park()
 
     def directories_after(self, name: bytes, count: int) -> tuple[int, list[str]]:
         """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
-        position = bisect_left(self._order, name)
-        near = self._order[position + 1 : position + 1 + count + _NEAR]
-        found = [self.prefix + other.decode() + "/" for other in near if self._rows[other] is None]
-        return position, found[:count]
+        position = self._position(name)
+        found: list[str] = []
+        for other in range(position + 1, min(position + 1 + count + _NEAR, len(self))):
+            place = self.place_nowait(other)
+            assert place is not None
+            if place.rows.is_directory(place.at):
+                found.append(f"{self.prefix}{place.rows.name(place.at).decode()}/")
+                if len(found) == count:
+                    break
+        return position, found
 
-    def find(self, name: bytes) -> Entry | Unknown | None:
+    def find(self, name: bytes) -> Place | Unknown | None:
         """The entry with this name, None where there is none, UNKNOWN where a later page may tell."""
-        if not self.complete:
-            at = bisect_left(self._order, name)
-            if at == len(self._order) or self._order[at] != name:
-                final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
-                return None if final else Unknown.UNKNOWN
-        return self._entry(name) if name in self._rows else None
+        piece = bisect_right(self._firsts, name) - 1
+        if piece >= 0:
+            index = self._rows[piece].find(name)
+            if index >= 0:
+                return Place(self._rows[piece], index)
+        if self.complete:
+            return None
+        final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
+        return None if final else Unknown.UNKNOWN
 
-    def _add(self, lane: Lane, text: str, key: str, row: _Row | None) -> None:
+    def _position(self, name: bytes) -> int:
+        piece = bisect_right(self._firsts, name) - 1
+        if piece < 0:
+            return 0
+        index = self._rows[piece].find(name)
+        return self._starts[piece] + (index if index >= 0 else ~index)
+
+    def _add(self, lane: Lane, text: str, key: str, info: ObjectInfo | None) -> None:
         name = component(text)
         if isinstance(name, Hidden):
+            if self.hidden is None:
+                self.hidden = {}
             count, example = self.hidden.get(name, (0, key))
             self.hidden[name] = (count + 1, example)
-        elif name not in self._rows:
-            lane.names.append(name)
-            self._rows[name] = row
-        elif row is None:
-            self._rows[name] = None  # the directory shadows the file
+        elif info is None or name not in lane.pending:
+            lane.pending[name] = info  # a directory shadows a file
 
-    def _row(self, info: ObjectInfo) -> _Row:
-        storage_class = self._storage_classes.setdefault(info.storage_class, info.storage_class)
-        return (info.id.etag, info.id.size, info.mtime_ns, storage_class, info.restored, info.version_id)
+    def _settle(self, lane: Lane) -> None:
+        """What a lane has found is known as a whole up to where it has come; and the listing up to the first lane."""
+        self._settle_lane(lane)
+        while self.lanes[0].complete and len(self.lanes) > 1:
+            done = self.lanes.pop(0)
+            lane = self.lanes[0]
+            # All of these stand before what has settled in the next lane, but a later page of it may change the last.
+            left = sorted(_merged(done.pending, lane.early).items(), key=_name_of)
+            final = bisect_left(left, self._final_before(lane), key=_name_of)
+            self._publish(left[:final])
+            for rows in lane.rows:
+                self._publish_rows(rows)
+            lane.start, lane.early, lane.rows = b"", {}, []
+            lane.pending = _merged(dict(left[final:]), lane.pending)
 
-    def _entry(self, name: bytes) -> Entry:
-        row = self._rows[name]
-        key = self.prefix + name.decode()
-        if row is None:
-            return DirectoryEntry(name, key + "/")
-        etag, size, mtime_ns, storage_class, restored, version_id = row
-        return FileEntry(name, ObjectInfo(ObjectId(key, etag, size), mtime_ns, storage_class, restored, version_id))
+    def _settle_lane(self, lane: Lane) -> None:
+        names = sorted(lane.pending.items(), key=_name_of)
+        early = bisect_right(names, lane.start, key=_name_of) if lane.start else 0
+        final = max(bisect_left(names, self._final_before(lane), key=_name_of), early)
+        lane.early = _merged(lane.early, dict(names[:early]))
+        lane.pending = dict(names[final:])
+        if lane is self.lanes[0]:
+            self._publish(names[early:final])
+        else:
+            lane.rows += self._pieces(names[early:final])
+
+    def _final_before(self, lane: Lane) -> bytes:
+        """Up to which name (not included) no later page of a lane, or of those behind it, says anything."""
+        if lane.complete and lane is self.lanes[-1]:
+            return b"\xff" * (NAME_MAX + 1)
+        return settled_before(lane.last)
+
+    def _publish(self, names: list[tuple[bytes, ObjectInfo | None]]) -> None:
+        for rows in self._pieces(names):
+            self._publish_rows(rows)
+
+    def _publish_rows(self, rows: Rows) -> None:
+        self._rows.append(rows)
+        self._starts.append(self._starts[-1] + len(rows))
+        self._firsts.append(rows.name(0))
+        self.nbytes += len(rows.data) + _ROWS_NBYTES
+        for part, content in zip(self._hashes, rows.content, strict=True):
+            part.update(content)
+
+    def _pieces(self, names: list[tuple[bytes, ObjectInfo | None]]) -> list[Rows]:
+        try:
+            return [
+                Rows.packed(self.prefix, names[start : start + _MOST_ROWS])
+                for start in range(0, len(names), _MOST_ROWS)
+            ]
+        except ValueError as error:
+            raise StoreError(f"the listing of {self.prefix!r} cannot be true: {error}") from None
+
+    def _gather(self) -> None:
+        """Put small pieces together. Whoever has a place in one keeps it."""
+        entries = [rows.entry(index) for rows in self._rows for index in range(len(rows))]
+        names = [(entry.name, entry.info if isinstance(entry, FileEntry) else None) for entry in entries]
+        self._rows, self._starts, self._firsts, self.nbytes = [], [0], [], _LISTING_NBYTES
+        self._hashes = _hashes()
+        self._publish(names)
+
+    def _unpark(self) -> None:
+        if self._changed is not None:
+            self._changed.unpark_all()
+
+
+def _hashes() -> tuple[blake2b, ...]:
+    """One for each part of what rows say."""
+    return blake2b(digest_size=16), blake2b(digest_size=16)
+
+
+def _name_of(item: tuple[bytes, ObjectInfo | None]) -> bytes:
+    return item[0]
+
+
+def _merged(one: Names, other: Names) -> Names:
+    """What both say together: a directory shadows a file."""
+    merged = one | other
+    for name in one.keys() & other.keys():
+        if one[name] is None:
+            merged[name] = None
+    return merged
 
 
 def _is_ordered(page: ListPage) -> bool:

@@ -15,10 +15,11 @@ import trio
 from cachetools import LRUCache
 
 from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable
-from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.loader import Loader
+from s3stream_fs.namespace.rows import Place, place_of
 from s3stream_fs.namespace.walks import Walks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
@@ -47,10 +48,15 @@ character below '/', which are rarely many."""
 
 
 class Answer(NamedTuple):
-    """``entry`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
+    """``place`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
 
-    entry: Entry | None
+    place: Place | None
     fresh_until: float
+
+    @property
+    def entry(self) -> Entry | None:
+        """What stands there."""
+        return None if self.place is None else self.place.entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,12 @@ class Tree:
         listing = self._fresh_listing(prefix)
         if listing is None:
             return None
-        entry = listing.find(name)
-        if isinstance(entry, Unknown) or (isinstance(entry, FileEntry) and entry.info.archived):
+        place = listing.find(name)
+        if isinstance(place, Unknown) or (place is not None and place.rows.glance(place.at).archived):
             return None
         self._lookups += 1
         self._answered_from_listings += 1
-        return Answer(entry, listing.fresh_until)
+        return Answer(place, listing.fresh_until)
 
     async def lookup(self, prefix: str, name: bytes) -> Answer:
         """What ``name`` is in the directory ``prefix``. Raises StoreError where the store does not tell."""
@@ -112,8 +118,10 @@ class Tree:
         if text is None:
             return Answer(None, trio.current_time() + self._ttl_seconds)
         answer = await self._answer(prefix, name, text)
-        if isinstance(answer.entry, FileEntry) and answer.entry.info.archived:
-            return Answer(answer.entry._replace(info=await self._thaw(answer.entry.info)), answer.fresh_until)
+        if answer.place is not None and answer.place.rows.glance(answer.place.at).archived:
+            entry = answer.place.entry
+            assert isinstance(entry, FileEntry)
+            return Answer(place_of(prefix, name, await self._thaw(entry.info)), answer.fresh_until)
         return answer
 
     def open_listing(self, prefix: str) -> Listing:
@@ -153,10 +161,10 @@ class Tree:
                 # The first page takes as long as a question of our own. Later pages are not waited for: a directory
                 # of a million keys has a thousand of them.
                 await listing.wait_first_page()
-                entry = listing.find(name)
-                if not isinstance(entry, Unknown):
+                place = listing.find(name)
+                if not isinstance(place, Unknown):
                     self._answered_from_listings += 1
-                    return Answer(entry, listing.fresh_until)
+                    return Answer(place, listing.fresh_until)
             kept = self._answers.get((prefix, name))
             if kept is not None and kept.fresh_until > trio.current_time():
                 self._answered_from_answers += 1
@@ -176,31 +184,30 @@ class Tree:
         try:
             self._asked_lately(prefix).add(name)
             fresh_until = trio.current_time() + self._ttl_seconds
-            answer = Answer(await self._entry_of(prefix, name, text), fresh_until)
+            answer = Answer(await self._ask_for(prefix, name, text), fresh_until)
             self._answers[prefix, name] = answer
             return answer
         finally:
             del self._asking[prefix, name]
             done.set()
 
-    async def _entry_of(self, prefix: str, name: bytes, text: str) -> Entry | None:
+    async def _ask_for(self, prefix: str, name: bytes, text: str) -> Place | None:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
 
         A second one is needed only where so many keys go on with a character below '/' that the directory, which comes
         after them, does not fit the page.
         """
         key = prefix + text
-        directory = DirectoryEntry(name, key + "/")
         page = await self._list(key, limit=_LOOKUP_LIMIT)
-        if directory.prefix in page.prefixes:
-            return directory
-        if page.next_token is not None and page.last.encode() < directory.prefix.encode():
-            below = await self._list(directory.prefix, limit=1)
+        if key + "/" in page.prefixes:
+            return place_of(prefix, name, None)
+        if page.next_token is not None and page.last.encode() < key.encode() + b"/":
+            below = await self._list(key + "/", limit=1)
             if below.objects or below.prefixes:
-                return directory
+                return place_of(prefix, name, None)
         for info in page.objects:
             if info.id.key == key:
-                return FileEntry(name, info)
+                return place_of(prefix, name, info)
         return None
 
     async def _list(self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
@@ -280,7 +287,10 @@ class Tree:
         """The listing now speaks for these names. Where it says something else than was answered, announce it."""
         for name in names:
             answer = self._answers.pop((listing.prefix, name), None)
-            if answer is None or answer.fresh_until <= trio.current_time() or answer.entry == listing.find(name):
+            if answer is None or answer.fresh_until <= trio.current_time():
+                continue
+            found = listing.find(name)
+            if (found.entry if isinstance(found, Place) else found) == answer.entry:
                 continue
             with suppress(trio.WouldBlock):
                 self._announce.send_nowait((listing.prefix, name))
@@ -295,7 +305,7 @@ class Tree:
 
     def _report(self, listing: Listing) -> None:
         """Count what the listing cannot show, and say so once per directory and reason."""
-        for reason, (count, example) in listing.hidden.items():
+        for reason, (count, example) in (listing.hidden or {}).items():
             if (listing.prefix, reason) not in self._reported:
                 self._reported[listing.prefix, reason] = None
                 self._hidden_keys += count

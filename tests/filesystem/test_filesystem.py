@@ -44,10 +44,10 @@ def test_readdir_and_lookup_say_the_same(tmp_path: Path) -> None:
         listing = rig.filesystem.open_directory(ROOT)
         position = 0
         await rig.filesystem.wait_settled(listing, 3)
-        while (entry := listing.entry_nowait(position)) is not None:
-            listed = rig.filesystem.show(entry)
-            assert listed.inode == rig.filesystem.number_of(entry)
-            assert (await rig.filesystem.lookup(ROOT, entry.name)).attributes == listed
+        while (place := listing.place_nowait(position)) is not None:
+            listed = rig.filesystem.show(place)
+            assert listed.inode == rig.filesystem.number_of(place)
+            assert (await rig.filesystem.lookup(ROOT, place.entry.name)).attributes == listed
             position += 1
         assert position == 3
 

@@ -4,43 +4,44 @@ import pytest
 
 from s3stream_fs.errors import NotFound
 from s3stream_fs.namespace import inodes
-from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.inodes import ROOT, DirectoryInode, FileInode, InodeTable
+from s3stream_fs.namespace.rows import Place, place_of
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 
-def file(key: str, etag: str = "e", size: int = 3, storage_class: str = "STANDARD") -> FileEntry:
-    return FileEntry(key.encode(), ObjectInfo(ObjectId(key, etag, size), 0, storage_class))
+def file(key: str, etag: str = "e", size: int = 3, storage_class: str = "STANDARD") -> Place:
+    return place_of("", key.encode(), ObjectInfo(ObjectId(key, etag, size), 0, storage_class))
 
 
 def test_number_is_the_same_before_and_after_it_is_forgotten() -> None:
     table = InodeTable("")
-    entry = file("a")
-    number = table.number_of(entry)
-    inode = table.remember(entry)
-    table.remember(entry)
-    assert inode == FileInode(number, entry.info)
+    place = file("a")
+    number = table.number_of(place)
+    assert table.remember(place) == number
+    table.remember(place)
+    inode = table.get(number)
+    assert inode == FileInode(number, ObjectInfo(ObjectId("a", "e", 3), 0))
     table.forget(number, 1)
     assert table.get(number) == inode
     table.forget(number, 1)
     with pytest.raises(NotFound):
         table.get(number)
-    assert table.remember(entry).number == number
-    assert InodeTable("").number_of(entry) == number
+    assert table.remember(place) == number
+    assert InodeTable("").number_of(place) == number
 
 
 def test_another_version_or_kind_is_another_inode() -> None:
     table = InodeTable("")
-    entries: list[Entry] = [file("a"), file("a", etag="f"), file("a", size=4), file("b"), DirectoryEntry(b"a", "a/")]
-    numbers = {table.remember(entry).number for entry in entries}
-    assert len(numbers) == len(entries)
+    places = [file("a"), file("a", etag="f"), file("a", size=4), file("b"), place_of("", b"a", None)]
+    numbers = {table.remember(place) for place in places}
+    assert len(numbers) == len(places)
     assert all(number > ROOT for number in numbers)
-    assert table.statistics().remembered == len(entries) + 1
+    assert table.statistics().remembered == len(places) + 1
 
 
 def test_what_may_change_within_a_version_is_brought_up_to_date() -> None:
     table = InodeTable("")
-    number = table.remember(file("a", storage_class="GLACIER")).number
+    number = table.remember(file("a", storage_class="GLACIER"))
     table.remember(file("a"))
     inode = table.get(number)
     assert isinstance(inode, FileInode)
@@ -64,5 +65,5 @@ def test_two_that_hash_alike_get_two_numbers(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(inodes, "blake2b", Alike)
     table = InodeTable("")
-    assert [table.remember(file(key)).number for key in "aba"] == [1000, 1001, 1000]
+    assert [table.remember(file(key)) for key in "aba"] == [1000, 1001, 1000]
     assert table.statistics().collisions == 1

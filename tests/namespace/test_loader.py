@@ -16,6 +16,7 @@ from namings import NAMES
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import Loader
+from s3stream_fs.namespace.rows import Place
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import ListPage
 
@@ -47,7 +48,9 @@ def loaded(
             if entry is None:
                 return
             seen.append(entry.name)
-            assert listing.find(entry.name) == entry
+            found = listing.find(entry.name)
+            assert isinstance(found, Place)
+            assert found.entry == entry
 
     async def main() -> float:
         listing = Listing("d/", 0.0)

@@ -15,7 +15,6 @@ from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.negotiation import MAX_REQUEST_NBYTES
 from s3stream_fs.errors import StoreError
 from s3stream_fs.filesystem.filesystem import FileSystem, Found
-from s3stream_fs.namespace.entries import FileEntry
 from s3stream_fs.namespace.listing import Listing
 
 _DOTS: Final = (b".", b"..")
@@ -101,25 +100,25 @@ class Directories:
                         return None
                     break  # what is known goes out now; the kernel comes back for the rest
                 try:
-                    entry = listing.entry_nowait(position)
+                    place = listing.place_nowait(position)
                 except StoreError:
                     if records:
                         break  # told when the kernel comes back: with the error it would not take what is before it
                     raise
-                if entry is None:
+                if place is None:
                     break
-                name = entry.name
+                name, is_file, archived, _, _ = place.rows.glance(place.at)
                 left -= replies.dirent_nbytes(name, plus)
                 if left < 0:
                     break
-                if plus and not (isinstance(entry, FileEntry) and entry.info.archived):
-                    attributes = self._filesystem.show(entry)
+                if plus and not archived:
+                    attributes = self._filesystem.show(place)
                     inode, mode, found = attributes.inode, attributes.mode, Found(attributes, valid_seconds)
                 else:
                     # Whether an archived object was restored is not for a listing to say: a lookup asks.
                     found = _NOTHING
-                    inode = self._filesystem.number_of(entry)
-                    mode = stat.S_IFREG if isinstance(entry, FileEntry) else stat.S_IFDIR
+                    inode = self._filesystem.number_of(place)
+                    mode = stat.S_IFREG if is_file else stat.S_IFDIR
             offset += 1
             if plus:
                 records.append(replies.direntplus(found, inode, mode, name, offset))

@@ -1,0 +1,231 @@
+"""Rows: entries of one directory, packed into one piece of bytes and read from there. Pure.
+
+A million files as Python objects take 350 MB; packed they take 24 bytes each, and what the name and the ETag have. Only
+what is asked for becomes an object again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from struct import Struct
+from typing import Final, NamedTuple
+
+from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.types import ObjectId, ObjectInfo, is_cold
+
+_COUNT: Final = Struct("<I")
+_START: Final = Struct("<I")
+"""Where the text of a row begins."""
+_ROW: Final = Struct("<QqBHB")
+"""Size, mtime in ns, bytes of the name, bytes of the rest of the text, kind."""
+_NAME_AT: Final = 16
+"""Where in a row the size of its name stands."""
+_WIDTH: Final = _START.size + _ROW.size
+
+_MOST_TEXT_NBYTES: Final = 0xFFFF
+_LEAST_TIME, _MOST_TIME = -(1 << 63), (1 << 63) - 1
+
+# The kind of an entry, a byte: 0 is a directory.
+_FILE: Final = 1
+_HEX: Final = 2
+"""The ETag's first 32 characters are 16 bytes."""
+_RESTORED: Final = 4
+_CLASS_SHIFT: Final = 3
+
+_CLASSES: Final = (
+    "STANDARD",
+    "STANDARD_IA",
+    "INTELLIGENT_TIERING",
+    "ONEZONE_IA",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "REDUCED_REDUNDANCY",
+    "EXPRESS_ONEZONE",
+    "OUTPOSTS",
+    "SNOW",
+    "FSX_OPENZFS",
+)
+_CLASS_NUMBERS: Final = {name: number for number, name in enumerate(_CLASSES)}
+_OTHER_CLASS: Final = 31
+"""The class is spelt out behind the ETag."""
+_COLD_NUMBERS: Final = frozenset(number for name, number in _CLASS_NUMBERS.items() if is_cold(name))
+
+MOST_ROWS: Final = 1 << 16
+"""In one piece, so that 16 bits number them."""
+
+
+class Glance(NamedTuple):
+    """What a directory's reader is shown of an entry. ``size`` and ``mtime_ns`` are 0 for a directory."""
+
+    name: bytes
+    is_file: bool
+    archived: bool
+    size: int
+    mtime_ns: int
+
+
+class Rows:
+    """Up to ``MOST_ROWS`` entries below ``prefix`` in the order of their names.
+
+    ``serial`` and ``nknown`` belong to the inode table: its number for this piece, and how many inodes refer to it.
+    """
+
+    __slots__ = ("data", "nknown", "prefix", "serial")
+
+    def __init__(self, prefix: str, data: bytes) -> None:
+        self.prefix = prefix
+        self.data = data
+        self.serial = 0
+        self.nknown = 0
+
+    @classmethod
+    def packed(cls, prefix: str, entries: Iterable[tuple[bytes, ObjectInfo | None]]) -> Rows:
+        """Of names in order, each with what it stands for; None for a directory."""
+        starts: list[bytes] = []
+        fixed: list[bytes] = []
+        texts: list[bytes] = []
+        at = 0
+        for name, info in entries:
+            if info is None:
+                text, kind, size, mtime_ns = b"", 0, 0, 0
+            else:
+                (_, etag, size), mtime_ns, storage_class, restored, _ = info
+                mtime_ns = min(max(mtime_ns, _LEAST_TIME), _MOST_TIME)
+                text, kind = _text_of(etag, storage_class)
+                if restored:
+                    kind |= _RESTORED
+            starts.append(_START.pack(at))
+            fixed.append(_ROW.pack(size, mtime_ns, len(name), len(text), kind))
+            texts += (name, text)
+            at += len(name) + len(text)
+        return cls(prefix, b"".join((_COUNT.pack(len(fixed)), *starts, *fixed, *texts)))
+
+    def __len__(self) -> int:
+        return int(_COUNT.unpack_from(self.data)[0])
+
+    @property
+    def content(self) -> tuple[memoryview, memoryview]:
+        """Two pieces of bytes; those of neighbours, joined, are the same however their rows were cut into pieces."""
+        view = memoryview(self.data)
+        count = len(self)
+        return view[_COUNT.size + count * _START.size :][: count * _ROW.size], view[_COUNT.size + count * _WIDTH :]
+
+    def name(self, index: int) -> bytes:
+        data = self.data
+        _, _, nbytes, _, _, start = self._row(index)
+        return data[start : start + nbytes]
+
+    def find(self, name: bytes) -> int:
+        """The index of a name; where it is absent, the bitwise complement of the index at which it would stand."""
+        data = self.data
+        low, high = 0, len(self)
+        fixed = _COUNT.size + high * _START.size + _NAME_AT
+        text = _COUNT.size + high * _WIDTH
+        while low < high:
+            middle = (low + high) >> 1
+            (start,) = _START.unpack_from(data, _COUNT.size + middle * _START.size)
+            start += text
+            other = data[start : start + data[fixed + middle * _ROW.size]]
+            if other < name:
+                low = middle + 1
+            elif other == name:
+                return middle
+            else:
+                high = middle
+        return ~low
+
+    def is_directory(self, index: int) -> bool:
+        return self.data[_COUNT.size + len(self) * _START.size + (index + 1) * _ROW.size - 1] == 0
+
+    def glance(self, index: int) -> Glance:
+        size, mtime_ns, nbytes, _, kind, start = self._row(index)
+        archived = kind >> _CLASS_SHIFT in _COLD_NUMBERS and not kind & _RESTORED
+        return Glance(self.data[start : start + nbytes], kind != 0, archived, size, mtime_ns)
+
+    def entry(self, index: int) -> Entry:
+        data = self.data
+        size, mtime_ns, nbytes, ntext, kind, start = self._row(index)
+        middle = start + nbytes
+        name = data[start:middle]
+        key = self.prefix + name.decode()
+        if not kind:
+            return DirectoryEntry(name, key + "/")
+        etag, storage_class = _meaning_of(data[middle : middle + ntext], kind)
+        object_id = ObjectId(key, etag, size)
+        return FileEntry(name, ObjectInfo(object_id, mtime_ns, storage_class, bool(kind & _RESTORED)))
+
+    def identity(self, index: int) -> bytes:
+        """What makes an entry the one that it is: a directory's prefix, a file's key and version.
+
+        NUL cannot stand in a shown key, so no two spell the same.
+        """
+        data = self.data
+        size, _, nbytes, ntext, kind, start = self._row(index)
+        middle = start + nbytes
+        prefix = self.prefix.encode("utf-8", "surrogatepass")
+        if not kind:
+            return b"d\0%b%b/" % (prefix, data[start:middle])
+        etag, _ = _meaning_of(data[middle : middle + ntext], kind)
+        return b"f\0%b%b\0%b\0%d" % (prefix, data[start:middle], etag.encode("utf-8", "surrogatepass"), size)
+
+    def _row(self, index: int) -> tuple[int, int, int, int, int, int]:
+        """What is packed of a row, and where its text begins."""
+        data = self.data
+        (count,) = _COUNT.unpack_from(data)
+        (start,) = _START.unpack_from(data, _COUNT.size + index * _START.size)
+        fixed = _COUNT.size + count * _START.size
+        size, mtime_ns, nbytes, ntext, kind = _ROW.unpack_from(data, fixed + index * _ROW.size)
+        return size, mtime_ns, nbytes, ntext, kind, _COUNT.size + count * _WIDTH + start
+
+
+class Place(NamedTuple):
+    """Where an entry stands."""
+
+    rows: Rows
+    at: int
+
+    @property
+    def entry(self) -> Entry:
+        return self.rows.entry(self.at)
+
+
+def place_of(prefix: str, name: bytes, info: ObjectInfo | None) -> Place:
+    """An entry by itself, below ``prefix``; without ``info`` a directory."""
+    return Place(Rows.packed(prefix, [(name, info)]), 0)
+
+
+def _text_of(etag: str, storage_class: str) -> tuple[bytes, int]:
+    """The ETag packed, with what the kind says of it and of the class."""
+    head = etag[:32]
+    text, kind = b"", _FILE
+    with suppress(ValueError):
+        text = bytes.fromhex(head)
+    if len(head) == 32 and text.hex() == head:
+        kind |= _HEX
+        if len(etag) > 32:
+            text += etag[32:].encode("utf-8", "surrogatepass")
+    else:
+        text = etag.encode("utf-8", "surrogatepass")
+    number = _CLASS_NUMBERS.get(storage_class, _OTHER_CLASS)
+    if number == _OTHER_CLASS:
+        text += b"\0" + storage_class.encode("utf-8", "surrogatepass")
+    if len(text) > _MOST_TEXT_NBYTES:
+        raise ValueError("an ETag of more than 64 KiB")
+    return text, kind | number << _CLASS_SHIFT
+
+
+def _meaning_of(text: bytes, kind: int) -> tuple[str, str]:
+    """ETag and storage class."""
+    number = kind >> _CLASS_SHIFT
+    if number == _OTHER_CLASS:
+        text, _, other = text.rpartition(b"\0")
+        storage_class = other.decode("utf-8", "surrogatepass")
+    else:
+        storage_class = _CLASSES[number]
+    if not kind & _HEX:
+        return text.decode("utf-8", "surrogatepass"), storage_class
+    if len(text) == 16:
+        return text.hex(), storage_class
+    return text[:16].hex() + text[16:].decode("utf-8", "surrogatepass"), storage_class
