@@ -125,17 +125,14 @@ class Operations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dot), here, position):
                 return
         valid_seconds = self._filesystem.seconds_valid(listing.fresh_until)
-        while True:
-            if position > start_id and not listing.settled(position - 2):
-                return  # what is known goes out now; the kernel comes back for the rest
-            await self._filesystem.wait_settled(listing, position - 2)
-            place = listing.place_nowait(position - 2)
-            if place is None:
-                return
-            attributes = self._filesystem.show(place)
+        await self._filesystem.wait_settled(listing, position - 2)
+        listing.check(position - 2)
+        # What is known goes out now; the kernel comes back for the rest.
+        for row in listing.rows_nowait(position - 2):
+            attributes = self._filesystem.show(row)
             shown = _entry(Found(attributes, valid_seconds))
             position += 1
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(place.rows.name(place.at)), shown, position):
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(row.name), shown, position):
                 self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it
                 return
 

@@ -22,7 +22,7 @@ from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
-from s3stream_fs.namespace.rows import Place
+from s3stream_fs.namespace.rows import Row
 from s3stream_fs.namespace.tree import Answer, Tree
 from s3stream_fs.reading.reader import Reader
 
@@ -111,10 +111,10 @@ class FileSystem:
     def _found(self, answer: Answer) -> Found:
         self._lookups += 1
         valid_seconds = self.seconds_valid(answer.fresh_until)
-        if answer.place is None:
+        if answer.row is None:
             self._lookups_not_found += 1
             return Found(None, valid_seconds)
-        return Found(self.show(answer.place), valid_seconds)
+        return Found(self.show(answer.row), valid_seconds)
 
     def forget(self, number: int, nlookup: int) -> None:
         """The kernel has dropped ``nlookup`` references."""
@@ -144,16 +144,15 @@ class FileSystem:
             if number is not None:
                 return number, name
 
-    def number_of(self, place: Place) -> int:
+    def number_of(self, row: Row) -> int:
         """The inode number that an entry has, without remembering it."""
-        return self._inodes.number_of(place)
+        return self._inodes.number_of(row)
 
-    def show(self, place: Place) -> Attributes:
+    def show(self, row: Row) -> Attributes:
         """What a lookup of this entry shows. The kernel is being told of it, as by ``lookup``: it is remembered."""
-        number = self._inodes.remember(place)
-        _, is_file, archived, size, mtime_ns = place.rows.glance(place.at)
-        if is_file:
-            return file_attributes(number, size, mtime_ns, archived, self._config.attributes)
+        number = self._inodes.remember(row)
+        if row.is_file:
+            return file_attributes(number, row.size, row.mtime_ns, row.archived, self._config.attributes)
         return directory_attributes(number, self._config.mounted_at_ns, self._config.attributes)
 
     def open(self, number: int) -> int:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from s3stream_fs.errors import NotFound
 from s3stream_fs.namespace.entries import FileEntry
-from s3stream_fs.namespace.rows import MOST_ROWS, Place, Rows, place_of
+from s3stream_fs.namespace.rows import MOST_ROWS, Row, Rows, row_of
 from s3stream_fs.types import ObjectInfo
 
 ROOT: Final = 1
@@ -29,6 +29,9 @@ _NSHARDS: Final = 4096
 
 _MAX_LATELY: Final = 4096
 """Inodes that are kept as objects: those that are being read."""
+
+
+_from_bytes: Final = int.from_bytes
 
 
 class FileInode(NamedTuple):
@@ -61,7 +64,7 @@ class InodeTable:
 
     def __init__(self, root_prefix: str) -> None:
         self._root = DirectoryInode(ROOT, root_prefix)
-        self._shards: list[_Shard | None] = [None] * _NSHARDS
+        self._shards = [_Shard() for _ in range(_NSHARDS)]
         self._pieces: dict[int, Rows] = {}
         """Those that inodes refer to, by serial."""
         self._next_serial = 1
@@ -69,38 +72,24 @@ class InodeTable:
         self._remembered = 1
         self._collisions = 0
 
-    def number_of(self, place: Place) -> int:
-        """The number that what stands there has, remembered or not."""
-        rows, index = place
-        identity = rows.identity(index)
-        digest = blake2b(identity, digest_size=8).digest()
-        while True:
-            number = max(int.from_bytes(digest, "little"), _FIRST)
-            known = self._place(number)
-            if known is None or known == place or known.rows.identity(known.at) == identity:
-                return number
-            # Two of 64 bits the same: one chance in millions for a whole bucket, but then wrong bytes. Try the next.
-            self._collisions += 1
-            digest = blake2b(digest, digest_size=8).digest()
+    def number_of(self, row: Row) -> int:
+        """The number that this entry has, remembered or not."""
+        return self._number_of(row)[0]
 
-    def remember(self, place: Place) -> int:
-        """The number of what stands there, of which the kernel is being told: one reference more.
+    def remember(self, row: Row) -> int:
+        """The number of an entry of which the kernel is being told: one reference more.
 
         What may change within a version (an archived object was restored) is brought up to date.
         """
-        number = self.number_of(place)
-        shard = self._shards[number % _NSHARDS]
-        if shard is None:
-            shard = self._shards[number % _NSHARDS] = _Shard()
-        at = shard.find(number)
+        number, shard, at = self._number_of(row)
         if at < 0:
-            shard.insert(~at, number, self._refer(place))
+            shard.insert(~at, number, self._refer(row))
             self._remembered += 1
             return number
         shard.counts[at] += 1
         serial, index = divmod(shard.places[at], MOST_ROWS)
-        if index != place.at or serial != place.rows.serial:
-            shard.places[at] = self._refer(place)
+        if index != row.at or serial != row.rows.serial:
+            shard.places[at] = self._refer(row)
             self._unrefer(serial)
             self._lately.pop(number, None)
         return number
@@ -109,7 +98,7 @@ class InodeTable:
         """A known inode, of which the kernel is being told again. Raises NotFound."""
         inode = self.get(number)
         shard, at = self._find(number)
-        if shard is not None:
+        if at >= 0:
             shard.counts[at] += 1
         return inode
 
@@ -120,7 +109,7 @@ class InodeTable:
         prefix = path[: path.rfind("/") + 1]
         if number == ROOT or len(prefix) <= len(self._root.prefix):
             return self._root
-        return self.get(self.remember(_place_of_directory(prefix)))
+        return self.get(self.remember(_directory(prefix)))
 
     def get(self, number: int) -> Inode:
         """The inode with this number. Raises NotFound where the kernel was never told of it, or has forgotten it."""
@@ -129,10 +118,11 @@ class InodeTable:
             return inode
         if number == ROOT:
             return self._root
-        place = self._place(number)
-        if place is None:
+        shard, at = self._find(number)
+        if at < 0:
             raise NotFound(f"inode {number} is not known")
-        entry = place.entry
+        serial, index = divmod(shard.places[at], MOST_ROWS)
+        entry = self._pieces[serial].entry(index)
         inode = FileInode(number, entry.info) if isinstance(entry, FileEntry) else DirectoryInode(number, entry.prefix)
         if len(self._lately) >= _MAX_LATELY:
             self._lately.clear()
@@ -143,13 +133,13 @@ class InodeTable:
         """The number of a directory that is remembered; None where the kernel does not know it."""
         if prefix == self._root.prefix:
             return ROOT
-        number = self.number_of(_place_of_directory(prefix))
-        return None if self._place(number) is None else number
+        number, _, at = self._number_of(_directory(prefix))
+        return None if at < 0 else number
 
     def forget(self, number: int, nlookup: int) -> None:
         """The kernel gives ``nlookup`` references back. The root stays."""
         shard, at = self._find(number)
-        if shard is None:
+        if at < 0:
             return
         left = shard.counts[at] - nlookup
         if left > 0:
@@ -163,30 +153,37 @@ class InodeTable:
     def statistics(self) -> InodeStatistics:
         return InodeStatistics(remembered=self._remembered, collisions=self._collisions)
 
-    def _place(self, number: int) -> Place | None:
-        shard, at = self._find(number)
-        if shard is None:
-            return None
-        serial, index = divmod(shard.places[at], MOST_ROWS)
-        return Place(self._pieces[serial], index)
+    def _number_of(self, row: Row) -> tuple[int, _Shard, int]:
+        """The number of an entry, and where it is or belongs."""
+        digest = blake2b(row.identity, digest_size=8).digest()
+        while True:
+            number = max(_from_bytes(digest, "little"), _FIRST)
+            shard = self._shards[number % _NSHARDS]
+            at = shard.find(number)
+            if at < 0:
+                return number, shard, at
+            serial, index = divmod(shard.places[at], MOST_ROWS)
+            if serial == row.rows.serial and index == row.at:
+                return number, shard, at
+            if self._pieces[serial].row(index).identity == row.identity:
+                return number, shard, at
+            # Two of 64 bits the same: one chance in millions for a whole bucket, but then wrong bytes. Try the next.
+            self._collisions += 1
+            digest = blake2b(digest, digest_size=8).digest()
 
-    def _find(self, number: int) -> tuple[_Shard | None, int]:
-        """Where an inode is; None where it is not known, as the root."""
+    def _find(self, number: int) -> tuple[_Shard, int]:
         shard = self._shards[number % _NSHARDS]
-        if shard is None:
-            return None, 0
-        at = shard.find(number)
-        return (None, 0) if at < 0 else (shard, at)
+        return shard, shard.find(number)
 
-    def _refer(self, place: Place) -> int:
-        """A reference to a place, as the table keeps it."""
-        rows, index = place
+    def _refer(self, row: Row) -> int:
+        """A reference to an entry, as the table keeps it."""
+        rows = row.rows
         if rows.nknown == 0:
             rows.serial = self._next_serial
             self._next_serial += 1
             self._pieces[rows.serial] = rows
         rows.nknown += 1
-        return rows.serial * MOST_ROWS + index
+        return rows.serial * MOST_ROWS + row.at
 
     def _unrefer(self, serial: int) -> None:
         rows = self._pieces[serial]
@@ -222,7 +219,7 @@ class _Shard:
         del self.numbers[at], self.places[at], self.counts[at]
 
 
-def _place_of_directory(prefix: str) -> Place:
+def _directory(prefix: str) -> Row:
     path = prefix.removesuffix("/")
     cut = path.rfind("/") + 1
-    return place_of(path[:cut], path[cut:].encode("utf-8", "surrogatepass"), None)
+    return row_of(path[:cut], path[cut:].encode("utf-8", "surrogatepass"), None)

@@ -7,8 +7,10 @@ front of a file of the same name. Never asks a store for anything; the tree feed
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from enum import Enum, auto
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 import trio
@@ -16,7 +18,7 @@ import trio
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import NAME_MAX, Hidden, component, settled_before
-from s3stream_fs.namespace.rows import Place, Rows
+from s3stream_fs.namespace.rows import Row, Rows
 from s3stream_fs.types import ListPage, ObjectInfo
 
 _NEAR: Final = 100
@@ -190,20 +192,24 @@ class Listing:
         """Whether it is known what stands at ``position``: an entry, the end, or what the listing failed with."""
         return position < self._starts[-1] or not self.loading
 
-    def place_nowait(self, position: int) -> Place | None:
-        """Where the entry at ``position``, which is settled, stands; None past the end. Raises what it failed with."""
-        starts = self._starts
-        if position < starts[-1]:
-            piece = bisect_right(starts, position) - 1
-            return Place(self._rows[piece], position - starts[piece])
-        if self.error is not None:
-            raise self.error.again()
-        return None
+    def rows_nowait(self, position: int) -> Iterator[Row]:
+        """The entries from ``position`` on, as far as they are settled."""
+        while position < self._starts[-1]:
+            piece = bisect_right(self._starts, position) - 1
+            yield from self._rows[piece].rows(position - self._starts[piece])
+            position = self._starts[piece + 1]
 
     def entry_nowait(self, position: int) -> Entry | None:
-        """As ``place_nowait``."""
-        place = self.place_nowait(position)
-        return None if place is None else place.entry
+        """The entry at ``position``, which is settled; None past the end. Raises what the listing failed with."""
+        for row in self.rows_nowait(position):
+            return row.entry
+        self.check(position)
+        return None
+
+    def check(self, position: int) -> None:
+        """Raise what the listing failed with, if there is nothing at ``position``."""
+        if self.error is not None and position >= self._starts[-1]:
+            raise self.error.again()
 
     async def wait_settled(self, position: int) -> None:
         """Return as soon as it is known what stands at ``position``."""
@@ -227,22 +233,20 @@ class Listing:
         """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
         position = self._position(name)
         found: list[str] = []
-        for other in range(position + 1, min(position + 1 + count + _NEAR, len(self))):
-            place = self.place_nowait(other)
-            assert place is not None
-            if place.rows.is_directory(place.at):
-                found.append(f"{self.prefix}{place.rows.name(place.at).decode()}/")
+        for row in islice(self.rows_nowait(position + 1), count + _NEAR):
+            if not row.is_file:
+                found.append(f"{self.prefix}{row.name.decode()}/")
                 if len(found) == count:
                     break
         return position, found
 
-    def find(self, name: bytes) -> Place | Unknown | None:
+    def find(self, name: bytes) -> Row | Unknown | None:
         """The entry with this name, None where there is none, UNKNOWN where a later page may tell."""
         piece = bisect_right(self._firsts, name) - 1
         if piece >= 0:
             index = self._rows[piece].find(name)
             if index >= 0:
-                return Place(self._rows[piece], index)
+                return self._rows[piece].row(index)
         if self.complete:
             return None
         final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)

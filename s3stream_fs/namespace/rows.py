@@ -6,7 +6,7 @@ what is asked for becomes an object again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
@@ -56,14 +56,25 @@ MOST_ROWS: Final = 1 << 16
 """In one piece, so that 16 bits number them."""
 
 
-class Glance(NamedTuple):
-    """What a directory's reader is shown of an entry. ``size`` and ``mtime_ns`` are 0 for a directory."""
+class Row(NamedTuple):
+    """One of ``rows``, with what stat and an inode need to know of it. A directory's ``size`` and ``mtime_ns`` are 0.
 
+    ``identity`` is what makes it the one that it is: a directory's prefix, a file's key and version. NUL cannot stand
+    in a shown key, so no two spell the same.
+    """
+
+    rows: Rows
+    at: int
     name: bytes
     is_file: bool
     archived: bool
     size: int
     mtime_ns: int
+    identity: bytes
+
+    @property
+    def entry(self) -> Entry:
+        return self.rows.entry(self.at)
 
 
 class Rows:
@@ -139,10 +150,34 @@ class Rows:
     def is_directory(self, index: int) -> bool:
         return self.data[_COUNT.size + len(self) * _START.size + (index + 1) * _ROW.size - 1] == 0
 
-    def glance(self, index: int) -> Glance:
-        size, mtime_ns, nbytes, _, kind, start = self._row(index)
-        archived = kind >> _CLASS_SHIFT in _COLD_NUMBERS and not kind & _RESTORED
-        return Glance(self.data[start : start + nbytes], kind != 0, archived, size, mtime_ns)
+    def row(self, index: int) -> Row:
+        return next(self.rows(index))
+
+    def rows(self, first: int = 0) -> Iterator[Row]:
+        """From ``first`` on."""
+        data = self.data
+        count = len(self)
+        view = memoryview(data)
+        text = _COUNT.size + count * _WIDTH
+        fixed = _COUNT.size + count * _START.size
+        starts = _START.iter_unpack(view[_COUNT.size + first * _START.size : fixed])
+        packed = _ROW.iter_unpack(view[fixed + first * _ROW.size : text])
+        prefix = self.prefix.encode("utf-8", "surrogatepass")
+        index = first - 1
+        for (start,), (size, mtime_ns, nbytes, ntext, kind) in zip(starts, packed, strict=True):
+            index += 1
+            start += text
+            middle = start + nbytes
+            name = data[start:middle]
+            if kind == 0:
+                yield Row(self, index, name, False, False, 0, 0, b"d\0%b%b/" % (prefix, name))
+                continue
+            version = data[middle : middle + ntext]
+            if kind >> _CLASS_SHIFT == _OTHER_CLASS:
+                version = version[: version.rindex(b"\0")]
+            version = b"f\0%b%b\0%d %d %b" % (prefix, name, size, kind & _HEX, version)
+            archived = kind >> _CLASS_SHIFT in _COLD_NUMBERS and not kind & _RESTORED
+            yield Row(self, index, name, True, archived, size, mtime_ns, version)
 
     def entry(self, index: int) -> Entry:
         data = self.data
@@ -156,20 +191,6 @@ class Rows:
         object_id = ObjectId(key, etag, size)
         return FileEntry(name, ObjectInfo(object_id, mtime_ns, storage_class, bool(kind & _RESTORED)))
 
-    def identity(self, index: int) -> bytes:
-        """What makes an entry the one that it is: a directory's prefix, a file's key and version.
-
-        NUL cannot stand in a shown key, so no two spell the same.
-        """
-        data = self.data
-        size, _, nbytes, ntext, kind, start = self._row(index)
-        middle = start + nbytes
-        prefix = self.prefix.encode("utf-8", "surrogatepass")
-        if not kind:
-            return b"d\0%b%b/" % (prefix, data[start:middle])
-        etag, _ = _meaning_of(data[middle : middle + ntext], kind)
-        return b"f\0%b%b\0%b\0%d" % (prefix, data[start:middle], etag.encode("utf-8", "surrogatepass"), size)
-
     def _row(self, index: int) -> tuple[int, int, int, int, int, int]:
         """What is packed of a row, and where its text begins."""
         data = self.data
@@ -180,20 +201,9 @@ class Rows:
         return size, mtime_ns, nbytes, ntext, kind, _COUNT.size + count * _WIDTH + start
 
 
-class Place(NamedTuple):
-    """Where an entry stands."""
-
-    rows: Rows
-    at: int
-
-    @property
-    def entry(self) -> Entry:
-        return self.rows.entry(self.at)
-
-
-def place_of(prefix: str, name: bytes, info: ObjectInfo | None) -> Place:
+def row_of(prefix: str, name: bytes, info: ObjectInfo | None) -> Row:
     """An entry by itself, below ``prefix``; without ``info`` a directory."""
-    return Place(Rows.packed(prefix, [(name, info)]), 0)
+    return Rows.packed(prefix, [(name, info)]).row(0)
 
 
 def _text_of(etag: str, storage_class: str) -> tuple[bytes, int]:

@@ -19,7 +19,7 @@ from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.loader import Loader
-from s3stream_fs.namespace.rows import Place, place_of
+from s3stream_fs.namespace.rows import Row, row_of
 from s3stream_fs.namespace.walks import Walks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
@@ -48,15 +48,15 @@ character below '/', which are rarely many."""
 
 
 class Answer(NamedTuple):
-    """``place`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
+    """``row`` is None for a name that does not exist. It may be given to others until ``fresh_until``."""
 
-    place: Place | None
+    row: Row | None
     fresh_until: float
 
     @property
     def entry(self) -> Entry | None:
         """What stands there."""
-        return None if self.place is None else self.place.entry
+        return None if self.row is None else self.row.entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,12 @@ class Tree:
         listing = self._fresh_listing(prefix)
         if listing is None:
             return None
-        place = listing.find(name)
-        if isinstance(place, Unknown) or (place is not None and place.rows.glance(place.at).archived):
+        row = listing.find(name)
+        if isinstance(row, Unknown) or (row is not None and row.archived):
             return None
         self._lookups += 1
         self._answered_from_listings += 1
-        return Answer(place, listing.fresh_until)
+        return Answer(row, listing.fresh_until)
 
     async def lookup(self, prefix: str, name: bytes) -> Answer:
         """What ``name`` is in the directory ``prefix``. Raises StoreError where the store does not tell."""
@@ -118,10 +118,10 @@ class Tree:
         if text is None:
             return Answer(None, trio.current_time() + self._ttl_seconds)
         answer = await self._answer(prefix, name, text)
-        if answer.place is not None and answer.place.rows.glance(answer.place.at).archived:
-            entry = answer.place.entry
+        if answer.row is not None and answer.row.archived:
+            entry = answer.row.entry
             assert isinstance(entry, FileEntry)
-            return Answer(place_of(prefix, name, await self._thaw(entry.info)), answer.fresh_until)
+            return Answer(row_of(prefix, name, await self._thaw(entry.info)), answer.fresh_until)
         return answer
 
     def open_listing(self, prefix: str) -> Listing:
@@ -161,10 +161,10 @@ class Tree:
                 # The first page takes as long as a question of our own. Later pages are not waited for: a directory
                 # of a million keys has a thousand of them.
                 await listing.wait_first_page()
-                place = listing.find(name)
-                if not isinstance(place, Unknown):
+                row = listing.find(name)
+                if not isinstance(row, Unknown):
                     self._answered_from_listings += 1
-                    return Answer(place, listing.fresh_until)
+                    return Answer(row, listing.fresh_until)
             kept = self._answers.get((prefix, name))
             if kept is not None and kept.fresh_until > trio.current_time():
                 self._answered_from_answers += 1
@@ -191,7 +191,7 @@ class Tree:
             del self._asking[prefix, name]
             done.set()
 
-    async def _ask_for(self, prefix: str, name: bytes, text: str) -> Place | None:
+    async def _ask_for(self, prefix: str, name: bytes, text: str) -> Row | None:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
 
         A second one is needed only where so many keys go on with a character below '/' that the directory, which comes
@@ -200,14 +200,14 @@ class Tree:
         key = prefix + text
         page = await self._list(key, limit=_LOOKUP_LIMIT)
         if key + "/" in page.prefixes:
-            return place_of(prefix, name, None)
+            return row_of(prefix, name, None)
         if page.next_token is not None and page.last.encode() < key.encode() + b"/":
             below = await self._list(key + "/", limit=1)
             if below.objects or below.prefixes:
-                return place_of(prefix, name, None)
+                return row_of(prefix, name, None)
         for info in page.objects:
             if info.id.key == key:
-                return place_of(prefix, name, info)
+                return row_of(prefix, name, info)
         return None
 
     async def _list(self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
@@ -290,7 +290,7 @@ class Tree:
             if answer is None or answer.fresh_until <= trio.current_time():
                 continue
             found = listing.find(name)
-            if (found.entry if isinstance(found, Place) else found) == answer.entry:
+            if (found.entry if isinstance(found, Row) else found) == answer.entry:
                 continue
             with suppress(trio.WouldBlock):
                 self._announce.send_nowait((listing.prefix, name))

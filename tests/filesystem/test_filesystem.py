@@ -42,14 +42,13 @@ def test_readdir_and_lookup_say_the_same(tmp_path: Path) -> None:
         for key in ("a", "b/c", "d"):
             rig.store.put(key, b"x")
         listing = rig.filesystem.open_directory(ROOT)
-        position = 0
         await rig.filesystem.wait_settled(listing, 3)
-        while (place := listing.place_nowait(position)) is not None:
-            listed = rig.filesystem.show(place)
-            assert listed.inode == rig.filesystem.number_of(place)
-            assert (await rig.filesystem.lookup(ROOT, place.entry.name)).attributes == listed
-            position += 1
-        assert position == 3
+        rows = list(listing.rows_nowait(0))
+        for row in rows:
+            listed = rig.filesystem.show(row)
+            assert listed.inode == rig.filesystem.number_of(row)
+            assert (await rig.filesystem.lookup(ROOT, row.name)).attributes == listed
+        assert len(rows) == 3
 
     run_filesystem(tmp_path, case)
 

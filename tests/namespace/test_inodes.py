@@ -5,20 +5,20 @@ import pytest
 from s3stream_fs.errors import NotFound
 from s3stream_fs.namespace import inodes
 from s3stream_fs.namespace.inodes import ROOT, DirectoryInode, FileInode, InodeTable
-from s3stream_fs.namespace.rows import Place, place_of
+from s3stream_fs.namespace.rows import Row, row_of
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 
-def file(key: str, etag: str = "e", size: int = 3, storage_class: str = "STANDARD") -> Place:
-    return place_of("", key.encode(), ObjectInfo(ObjectId(key, etag, size), 0, storage_class))
+def file(key: str, etag: str = "e", size: int = 3, storage_class: str = "STANDARD") -> Row:
+    return row_of("", key.encode(), ObjectInfo(ObjectId(key, etag, size), 0, storage_class))
 
 
 def test_number_is_the_same_before_and_after_it_is_forgotten() -> None:
     table = InodeTable("")
-    place = file("a")
-    number = table.number_of(place)
-    assert table.remember(place) == number
-    table.remember(place)
+    row = file("a")
+    number = table.number_of(row)
+    assert table.remember(row) == number
+    table.remember(row)
     inode = table.get(number)
     assert inode == FileInode(number, ObjectInfo(ObjectId("a", "e", 3), 0))
     table.forget(number, 1)
@@ -26,17 +26,17 @@ def test_number_is_the_same_before_and_after_it_is_forgotten() -> None:
     table.forget(number, 1)
     with pytest.raises(NotFound):
         table.get(number)
-    assert table.remember(place) == number
-    assert InodeTable("").number_of(place) == number
+    assert table.remember(row) == number
+    assert InodeTable("").number_of(row) == number
 
 
 def test_another_version_or_kind_is_another_inode() -> None:
     table = InodeTable("")
-    places = [file("a"), file("a", etag="f"), file("a", size=4), file("b"), place_of("", b"a", None)]
-    numbers = {table.remember(place) for place in places}
-    assert len(numbers) == len(places)
+    rows = [file("a"), file("a", etag="f"), file("a", size=4), file("b"), row_of("", b"a", None)]
+    numbers = {table.remember(row) for row in rows}
+    assert len(numbers) == len(rows)
     assert all(number > ROOT for number in numbers)
-    assert table.statistics().remembered == len(places) + 1
+    assert table.statistics().remembered == len(rows) + 1
 
 
 def test_what_may_change_within_a_version_is_brought_up_to_date() -> None:

@@ -16,7 +16,7 @@ from namings import NAMES
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import Loader
-from s3stream_fs.namespace.rows import Place
+from s3stream_fs.namespace.rows import Row
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import ListPage
 
@@ -49,7 +49,7 @@ def loaded(
                 return
             seen.append(entry.name)
             found = listing.find(entry.name)
-            assert isinstance(found, Place)
+            assert isinstance(found, Row)
             assert found.entry == entry
 
     async def main() -> float:

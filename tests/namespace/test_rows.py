@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3stream_fs.namespace.entries import DirectoryEntry, FileEntry
-from s3stream_fs.namespace.rows import Rows
+from s3stream_fs.namespace.rows import Rows, row_of
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 NAMES = st.text(st.sampled_from("0azé😀-. "), min_size=1, max_size=5).map(str.encode)
@@ -46,11 +46,12 @@ def test_what_goes_in_comes_out(prefix: str, described: Described, other: bytes)
         assert rows.name(index) == name
         assert rows.find(name) == index
         assert rows.is_directory(index) == (info is None)
-        glance = (
-            (name, False, False, 0, 0) if info is None else (name, True, info.archived, info.id.size, info.mtime_ns)
-        )
-        assert rows.glance(index) == glance
-    assert len({rows.identity(index) for index in range(len(rows))}) == len(rows)
+        said = (False, False, 0, 0) if info is None else (True, info.archived, info.id.size, info.mtime_ns)
+        row = rows.row(index)
+        assert row[:7] == (rows, index, name, *said)
+        assert row.entry == expected
+    assert list(rows.rows()) == [rows.row(index) for index in range(len(rows))]
+    assert len({row.identity for row in rows.rows()}) == len(rows)
     names = sorted(described)
     if other not in described:
         assert ~rows.find(other) == sum(name < other for name in names)
@@ -69,7 +70,7 @@ def test_how_rows_are_cut_into_pieces_does_not_show(described: Described, one: i
 
 def test_the_identity_is_the_version_and_nothing_else() -> None:
     def identity(info: ObjectInfo | None, prefix: str = "p/", name: bytes = b"n") -> bytes:
-        return Rows.packed(prefix, [(name, info)]).identity(0)
+        return row_of(prefix, name, info).identity
 
     info = ObjectInfo(ObjectId("p/n", "e", 3), 7)
     assert identity(info) == identity(info._replace(mtime_ns=8, storage_class="GLACIER", restored=True))

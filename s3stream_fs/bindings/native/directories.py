@@ -13,16 +13,13 @@ from cachetools import LRUCache
 
 from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.negotiation import MAX_REQUEST_NBYTES
-from s3stream_fs.errors import StoreError
-from s3stream_fs.filesystem.filesystem import FileSystem, Found
+from s3stream_fs.filesystem.filesystem import FileSystem
 from s3stream_fs.namespace.listing import Listing
 
 _DOTS: Final = (b".", b"..")
 
 _MAX_READ_LATELY: Final = 256
 """Directories being read at once through one mount without a handle. A guess: some processes that walk a tree."""
-
-_NOTHING: Final = Found(None, 0.0)
 
 
 class Directories:
@@ -83,45 +80,31 @@ class Directories:
     def read_nowait(self, number: int, listing: Listing, offset: int, size: int, plus: bool) -> bytes | None:
         """As many records as are known and fit ``size``, b"" at the end. None where the first is not known yet."""
         records: list[bytes] = []
-        valid_seconds = self._filesystem.seconds_valid(listing.fresh_until)
         left = min(size, MAX_REQUEST_NBYTES)
-        while True:
-            if offset < len(_DOTS):
-                name = _DOTS[offset]
-                # ".." has the directory's own number: what lies above a mount is the kernel's to say.
-                inode, mode, found = number, stat.S_IFDIR, _NOTHING
-                left -= replies.dirent_nbytes(name, plus)
-                if left < 0:
-                    break
-            else:
-                position = offset - len(_DOTS)
-                if not listing.settled(position):
-                    if not records:
-                        return None
-                    break  # what is known goes out now; the kernel comes back for the rest
-                try:
-                    place = listing.place_nowait(position)
-                except StoreError:
-                    if records:
-                        break  # told when the kernel comes back: with the error it would not take what is before it
-                    raise
-                if place is None:
-                    break
-                name, is_file, archived, _, _ = place.rows.glance(place.at)
-                left -= replies.dirent_nbytes(name, plus)
-                if left < 0:
-                    break
-                if plus and not archived:
-                    attributes = self._filesystem.show(place)
-                    inode, mode, found = attributes.inode, attributes.mode, Found(attributes, valid_seconds)
-                else:
-                    # Whether an archived object was restored is not for a listing to say: a lookup asks.
-                    found = _NOTHING
-                    inode = self._filesystem.number_of(place)
-                    mode = stat.S_IFREG if is_file else stat.S_IFDIR
+        for name in _DOTS[offset:]:
             offset += 1
-            if plus:
-                records.append(replies.direntplus(found, inode, mode, name, offset))
+            # ".." has the directory's own number: what lies above a mount is the kernel's to say.
+            records.append(replies.dirent(number, stat.S_IFDIR, name, offset, plus))
+            left -= len(records[-1])
+            if left < 0:
+                return b"".join(records[:-1])
+        valid = replies.validity(self._filesystem.seconds_valid(listing.fresh_until))
+        filesystem = self._filesystem
+        for row in listing.rows_nowait(offset - len(_DOTS)):
+            left -= replies.dirent_nbytes(row.name, plus)
+            if left < 0:
+                return b"".join(records)
+            offset += 1
+            if plus and not row.archived:
+                records.append(replies.direntplus(filesystem.show(row), valid, row.name, offset))
             else:
-                records.append(replies.dirent(inode, mode, name, offset))
+                # Whether an archived object was restored is not for a listing to say: a lookup asks.
+                mode = stat.S_IFREG if row.is_file else stat.S_IFDIR
+                records.append(replies.dirent(filesystem.number_of(row), mode, row.name, offset, plus))
+        if not records:
+            if not listing.settled(offset - len(_DOTS)):
+                return None
+            listing.check(offset - len(_DOTS))
+        # What is known goes out now; the kernel comes back for the rest. An error is told when it does: with one it
+        # would not take what is before it.
         return b"".join(records)

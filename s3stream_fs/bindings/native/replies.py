@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from s3stream_fs.bindings.native.protocol import (
@@ -24,19 +25,21 @@ from s3stream_fs.types import NANOSECONDS
 
 _FOREVER: Final = int(FOREVER_SECONDS)
 _NO_ATTRIBUTES: Final = bytes(ATTR.size)
+_NOTHING: Final = bytes(ENTRY_OUT.size + ATTR.size)
+_DIRENTPLUS: Final = Struct(ENTRY_OUT.format + ATTR.format[1:] + DIRENT.format[1:])
 
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 
 
-def attr(attributes: Attributes) -> bytes:
-    """A fuse_attr."""
+def _attr(attributes: Attributes) -> tuple[int, ...]:
+    """The fields of a fuse_attr."""
     inode, mode, size, mtime_ns, uid, gid = attributes
     seconds, nanoseconds = divmod(mtime_ns, NANOSECONDS)
-    return ATTR.pack(
+    return (
         inode,
         size,
-        attributes.nblocks,
+        (size + 511) // 512,
         seconds,
         seconds,
         seconds,
@@ -53,20 +56,25 @@ def attr(attributes: Attributes) -> bytes:
     )
 
 
+def validity(valid_seconds: float) -> tuple[int, int]:
+    """Seconds and nanoseconds for which a kernel may keep a name."""
+    seconds = int(valid_seconds)
+    return seconds, int((valid_seconds - seconds) * NANOSECONDS)
+
+
 def entry(found: Found) -> bytes:
     """A fuse_entry_out. Inode 0 with a time to live: the kernel remembers that the name is absent."""
-    attributes, valid_seconds = found
-    seconds = int(valid_seconds)
-    nanoseconds = int((valid_seconds - seconds) * NANOSECONDS)
+    attributes = found.attributes
+    seconds, nanoseconds = validity(found.valid_seconds)
     if attributes is None:
         return ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + _NO_ATTRIBUTES
     # A name may come to mean something else; the attributes of what it means now belong to the inode, for ever.
-    return ENTRY_OUT.pack(attributes.inode, 0, seconds, _FOREVER, nanoseconds, 0) + attr(attributes)
+    return ENTRY_OUT.pack(attributes.inode, 0, seconds, _FOREVER, nanoseconds, 0) + ATTR.pack(*_attr(attributes))
 
 
 def attributes(found: Attributes) -> bytes:
     """A fuse_attr_out."""
-    return ATTR_OUT.pack(_FOREVER, 0) + attr(found)
+    return ATTR_OUT.pack(_FOREVER, 0) + ATTR.pack(*_attr(found))
 
 
 def statx(found: Attributes) -> bytes:
@@ -118,12 +126,27 @@ def dirent_nbytes(name: bytes, plus: bool) -> int:
     return padded(DIRENT.size + len(name) + (ENTRY_OUT.size + ATTR.size if plus else 0))
 
 
-def dirent(number: int, mode: int, name: bytes, next_offset: int) -> bytes:
-    """A fuse_dirent. ``next_offset`` is where a reader goes on behind it."""
+def dirent(number: int, mode: int, name: bytes, next_offset: int, plus: bool) -> bytes:
+    """A fuse_dirent, or a fuse_direntplus that says no more: the kernel takes the name alone, and counts no lookup.
+
+    ``next_offset`` is where a reader goes on behind it.
+    """
     record = DIRENT.pack(number, next_offset, len(name), mode >> 12) + name
-    return record.ljust(padded(len(record)), b"\0")
+    record = _NOTHING + record if plus else record
+    return record + bytes(-len(record) % 8)
 
 
-def direntplus(found: Found, number: int, mode: int, name: bytes, next_offset: int) -> bytes:
-    """A fuse_direntplus. With nothing found the kernel takes the name alone, and counts no lookup."""
-    return entry(found) + dirent(number, mode, name, next_offset)
+def direntplus(attributes: Attributes, valid: tuple[int, int], name: bytes, next_offset: int) -> bytes:
+    """A fuse_direntplus, by which the kernel also looks the name up."""
+    inode, mode = attributes[:2]
+    seconds, nanoseconds = valid
+    nbytes = len(name)
+    return (
+        _DIRENTPLUS.pack(
+            *(inode, 0, seconds, _FOREVER, nanoseconds, 0),
+            *_attr(attributes),
+            *(inode, next_offset, nbytes, mode >> 12),
+        )
+        + name
+        + bytes(-nbytes % 8)  # its front is a multiple of 8
+    )
