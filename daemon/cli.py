@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from s3stream_daemon import background, cache, warm
+from s3stream_daemon import background, cache, refresh, warm
 from s3stream_daemon.config import Host, MountConfig, build, canonical, free_nbytes, mountpoint_of
 from s3stream_daemon.control import DaemonExit, find_control, remove_stale, request
 from s3stream_daemon.exits import (
@@ -285,6 +285,15 @@ def _parser() -> argparse.ArgumentParser:
         _exit_codes(),
     )
     warm.add_arguments(warm_command)
+
+    refresh_command = _command(
+        commands,
+        "refresh",
+        refresh.run,
+        "show what has changed in the bucket now, and not after --metadata-ttl",
+        _exit_codes(),
+    )
+    refresh.add_arguments(refresh_command)
 
     _command(commands, "version", _version, "print the version", None)
     return parser

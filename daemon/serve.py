@@ -26,6 +26,7 @@ from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
 from s3stream_daemon.reclaim import keep_out_of_reclaim, waits_for_itself
+from s3stream_daemon.refresh import answer_refresh
 from s3stream_daemon.source import space_name
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
@@ -41,6 +42,7 @@ from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.filesystem.warming import Warming
 from s3stream_fs.namespace.inodes import InodeTable
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
@@ -53,6 +55,9 @@ log = logging.getLogger(__name__)
 
 _STARTUP_SECONDS: Final = 15.0
 """How long a mount command tries to reach the bucket before it says that it cannot."""
+
+_NAMES_NBYTES: Final = 256 * 1024**2
+"""Names in memory: four million. Others lie in the cache folder until they are asked for."""
 
 _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
@@ -99,7 +104,9 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
         fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
-        tree = Tree(store, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
+        shelf = Shelf(config.disk.directory, _NAMES_NBYTES)
+        stack.callback(shelf.close)
+        tree = Tree(store, shelf, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
         inodes = InodeTable(config.source.prefix)
         filesystem = FileSystem(
             tree,
@@ -122,6 +129,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             "memory": memory.statistics,
             "disk": disk.statistics,
             "namespace": tree.statistics,
+            "shelf": shelf.statistics,
             "inodes": inodes.statistics,
             "retries": store.statistics,
             "s3": s3.statistics,
@@ -141,7 +149,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             serve_control,
             control_path(config.mountpoint),
             {"stats": statistics, "cache": cache},
-            {"warm": partial(answer_warm, warming)},
+            {"warm": partial(answer_warm, warming), "refresh": partial(answer_refresh, filesystem.refresh)},
         )
         with ending_with(ExitCode.FUSE):
             session = await stack.enter_async_context(_mounted(filesystem, config, kept_out))

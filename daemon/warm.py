@@ -12,20 +12,19 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from s3stream_daemon import background
-from s3stream_daemon.cache import mount_above, printable
-from s3stream_daemon.config import canonical
-from s3stream_daemon.control import Conversation, Tell, find_control
+from s3stream_daemon.cache import printable
+from s3stream_daemon.control import Conversation, Tell
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.folders import current_folders, log_name
 from s3stream_daemon.logs import configure_logs, prepare_log_folder
+from s3stream_daemon.paths import MountedPaths, by_mount
 from s3stream_fs.statistics import as_dict, size_text
 
 if TYPE_CHECKING:
@@ -97,15 +96,6 @@ async def answer_warm(
 # The command's side
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Paths below one mount, and whom to ask."""
-
-    mountpoint: Path
-    socket: Path
-    paths: tuple[str, ...]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a file or a directory in a mount, with all below it")
     parser.add_argument(
@@ -120,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Raises ExitError."""
-    works = list(_by_mount([*arguments.paths, *_listed(arguments.list_file)]))
+    works = list(by_mount([*arguments.paths, *_listed(arguments.list_file)]))
     if not works:
         raise ExitError("what shall be warmed? Name files or directories in a mount, or --list FILE")
     if not arguments.background:
@@ -143,7 +133,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def _warm_all(works: list[_Work], arguments: argparse.Namespace) -> ExitCode:
+def _warm_all(works: list[MountedPaths], arguments: argparse.Namespace) -> ExitCode:
     code = ExitCode.OK
     for work in works:
         result, limit_nbytes = _warm(work, arguments)
@@ -158,7 +148,7 @@ def _warm_all(works: list[_Work], arguments: argparse.Namespace) -> ExitCode:
     return code
 
 
-def _warm(work: _Work, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def _warm(work: MountedPaths, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     with Conversation(work.socket, {"command": "stats"}) as conversation:
         limit_nbytes = conversation.result(lambda _: None)["disk"]["limit_nbytes"]
     request = {"command": "warm", "dry_run": arguments.dry_run}
@@ -246,36 +236,3 @@ def _listed(file: str | None) -> list[str]:
     except OSError as error:
         raise ExitError(f"cannot read the list {file}: {error.strerror}") from None
     return [os.fsdecode(line) for line in data.splitlines() if line.strip()]
-
-
-def _by_mount(paths: list[str]) -> Iterator[_Work]:
-    """Raises ExitError for a path that is in no mount."""
-    by_folder: dict[str, tuple[Path, str] | None] = {}
-    found: dict[Path, list[str]] = {}
-    for text in paths:
-        # One question to the mount table for each folder, and none to the mount: a list may hold millions of files.
-        folder, _, name = text.rstrip("/").rpartition("/")
-        if folder not in by_folder:
-            by_folder[folder] = _mounted_folder(folder or ("/" if text.startswith("/") else "."))
-        at = by_folder[folder]
-        if at is None or name in ("", ".", ".."):
-            path = canonical(text)
-            mount = mount_above(path)
-            if mount is None:
-                raise ExitError(f"{one_line(text)!r} is not in a mount of s3stream-fs")
-            found.setdefault(mount.path, []).append(os.fspath(path.relative_to(mount.path)))
-        else:
-            mountpoint, below = at
-            found.setdefault(mountpoint, []).append(f"{below}/{name}")
-    for mountpoint, below_it in found.items():
-        socket = find_control(mountpoint, current_folders())
-        if socket is None:
-            raise ExitError(f"the daemon of {mountpoint} has no control socket for this user", ExitCode.NOT_MOUNTED)
-        yield _Work(mountpoint, socket, tuple(below_it))
-
-
-def _mounted_folder(folder: str) -> tuple[Path, str] | None:
-    """The mount in which a folder lies, and where in it; None for one that lies in none."""
-    path = canonical(folder)
-    mount = mount_above(path)
-    return None if mount is None else (mount.path, os.fspath(path.relative_to(mount.path)))

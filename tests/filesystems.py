@@ -17,6 +17,7 @@ from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.namespace.inodes import ROOT, InodeTable
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
@@ -56,7 +57,7 @@ def run_filesystem(
             fetcher = Fetcher(store, memory, disk, FetchConfig(), Congestion(16), nursery)
             reader = Reader(fetcher, ReadAheadConfig(), 64 * MIB)
             inodes = InodeTable(prefix)
-            tree = Tree(store, ttl_seconds=ttl, nursery=nursery)
+            tree = Tree(store, Shelf(None, 1 << 30), ttl_seconds=ttl, nursery=nursery)
             await case(Rig(store, FileSystem(tree, inodes, reader, disk, config), inodes))
             nursery.cancel_scope.cancel()
 

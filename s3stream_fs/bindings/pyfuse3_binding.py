@@ -213,6 +213,8 @@ class _Pyfuse3Session:
         """Tell the kernel of names that stand for something else."""
         while True:
             parent, name = await self._filesystem.next_change()
+            if not name:
+                continue  # libfuse asks for a directory's entries each time it is opened
             # pyfuse3 does it on a thread, which may have to wait for somebody who waits for a reply of ours.
             pyfuse3.invalidate_entry_async(
                 pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(0), ignore_enoent=True

@@ -8,6 +8,7 @@ Raises errors.S3StreamError and nothing else; a binding turns that into an errno
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.refresh import RefreshProgress
 from s3stream_fs.namespace.rows import Row
 from s3stream_fs.namespace.tree import Answer, Tree
 from s3stream_fs.reading.reader import Reader
@@ -133,10 +135,20 @@ class FileSystem:
         with self._deadline("list", listing.prefix):
             await listing.wait_settled(position)
 
+    async def refresh(self, path: bytes, progress: Callable[[RefreshProgress], None]) -> None:
+        """Ask the store again for all that is known at and below ``path``, relative to the mount, however fresh.
+
+        ``progress`` is told once, and what it was told is kept up to date.
+        """
+        *parents, name = [part for part in path.split(b"/") if part not in (b"", b".")] or [b""]
+        prefix = self._inodes.root_prefix + "".join(f"{part.decode('utf-8', 'replace')}/" for part in parents)
+        await self._tree.refresh(prefix, name, progress)
+
     async def next_change(self) -> tuple[int, bytes]:
         """Wait until a name stands for something else though a kernel may still keep the last answer.
 
-        Gives the directory's inode and the name; the kernel shall ask again.
+        Gives the directory's inode and the name; the kernel shall ask again. Without a name: it shall read the
+        directory again.
         """
         while True:
             prefix, name = await self._tree.changes.receive()

@@ -72,6 +72,11 @@ class InodeTable:
         self._remembered = 1
         self._collisions = 0
 
+    @property
+    def root_prefix(self) -> str:
+        """With which all keys of the mount begin."""
+        return self._root.prefix
+
     def number_of(self, row: Row) -> int:
         """The number that this entry has, remembered or not."""
         return self._number_of(row)[0]

@@ -19,6 +19,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import NAME_MAX, Hidden, component, settled_before
 from s3stream_fs.namespace.rows import Row, Rows
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.types import ListPage, ObjectInfo
 
 _NEAR: Final = 100
@@ -30,9 +31,6 @@ _FEW_ROWS: Final = 100
 _MOST_ROWS: Final = 4000
 """Rows in a piece: to find a name takes 12 steps in it."""
 
-_LISTING_NBYTES: Final = 600
-_ROWS_NBYTES: Final = 200
-"""What the objects themselves take, about."""
 
 Names = dict[bytes, ObjectInfo | None]
 """What names stand for; None for a directory."""
@@ -78,6 +76,7 @@ class Listing:
         "_firsts",
         "_hashes",
         "_rows",
+        "_shelf",
         "_starts",
         "complete",
         "digest",
@@ -86,14 +85,14 @@ class Listing:
         "hidden",
         "lanes",
         "marker_nbytes",
-        "nbytes",
         "npages",
         "ordered",
         "prefix",
     )
 
-    def __init__(self, prefix: str, fresh_until: float) -> None:
+    def __init__(self, prefix: str, fresh_until: float, shelf: Shelf) -> None:
         self.prefix = prefix
+        self._shelf = shelf
         self.fresh_until = fresh_until
         """Until when its answers may be given; in the tree's clock."""
         self.complete = False
@@ -105,8 +104,6 @@ class Listing:
         """Bytes in the directory's own marker object, which no path can reach."""
         self.digest = b""
         """Of all that it shows, once it is complete."""
-        self.nbytes = _LISTING_NBYTES
-        """What it takes in memory, about."""
         self._hashes = _hashes()
         self._rows: list[Rows] = []
         self._starts: list[int] = [0]
@@ -229,6 +226,10 @@ class Listing:
             assert self._changed is not None
             await self._changed.park()
 
+    def shows_the_same(self, other: Listing) -> bool:
+        """Whether it is known that both show the same."""
+        return self is other or (self.complete and other.complete and self.digest == other.digest)
+
     def directories_after(self, name: bytes, count: int) -> tuple[int, list[str]]:
         """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
         position = self._position(name)
@@ -309,9 +310,9 @@ class Listing:
         self._rows.append(rows)
         self._starts.append(self._starts[-1] + len(rows))
         self._firsts.append(rows.name(0))
-        self.nbytes += len(rows.data) + _ROWS_NBYTES
         for part, content in zip(self._hashes, rows.content, strict=True):
             part.update(content)
+        self._shelf.put(rows)
 
     def _pieces(self, names: list[tuple[bytes, ObjectInfo | None]]) -> list[Rows]:
         try:
@@ -326,7 +327,7 @@ class Listing:
         """Put small pieces together. Whoever has a place in one keeps it."""
         entries = [rows.entry(index) for rows in self._rows for index in range(len(rows))]
         names = [(entry.name, entry.info if isinstance(entry, FileEntry) else None) for entry in entries]
-        self._rows, self._starts, self._firsts, self.nbytes = [], [0], [], _LISTING_NBYTES
+        self._rows, self._starts, self._firsts = [], [0], []
         self._hashes = _hashes()
         self._publish(names)
 

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.shelf import Shelved
 from s3stream_fs.types import ObjectId, ObjectInfo, is_cold
 
 _COUNT: Final = Struct("<I")
@@ -77,17 +78,17 @@ class Row(NamedTuple):
         return self.rows.entry(self.at)
 
 
-class Rows:
+class Rows(Shelved):
     """Up to ``MOST_ROWS`` entries below ``prefix`` in the order of their names.
 
     ``serial`` and ``nknown`` belong to the inode table: its number for this piece, and how many inodes refer to it.
     """
 
-    __slots__ = ("data", "nknown", "prefix", "serial")
+    __slots__ = ("nknown", "prefix", "serial")
 
     def __init__(self, prefix: str, data: bytes) -> None:
+        super().__init__(data)
         self.prefix = prefix
-        self.data = data
         self.serial = 0
         self.nknown = 0
 
@@ -146,9 +147,6 @@ class Rows:
             else:
                 high = middle
         return ~low
-
-    def is_directory(self, index: int) -> bool:
-        return self.data[_COUNT.size + len(self) * _START.size + (index + 1) * _ROW.size - 1] == 0
 
     def row(self, index: int) -> Row:
         return next(self.rows(index))

@@ -1,12 +1,13 @@
 """The tree: what a name in a directory is, answered with as few requests as the time to live allows.
 
-Owns the listings and single answers that are still fresh, and the tasks that load listings. A listing answers for every
-name of its directory; where there is none, one LIST that begins with the name answers for the name alone.
+Owns the single answers that are still fresh. A listing answers for every name of its directory; where there is none,
+one LIST that begins with the name answers for the name alone.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -14,20 +15,19 @@ from typing import Final, NamedTuple
 import trio
 from cachetools import LRUCache
 
-from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable
+from s3stream_fs.errors import NotFound, StoreUnavailable
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
-from s3stream_fs.namespace.loader import Loader
+from s3stream_fs.namespace.listings import Listings, ListingsStatistics
+from s3stream_fs.namespace.refresh import Refresh, RefreshProgress
 from s3stream_fs.namespace.rows import Row, row_of
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.walks import Walks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 log = logging.getLogger(__name__)
-
-_MAX_ENTRIES: Final = 2_000_000
-"""Entries in all listings that are kept, at some 350 bytes each. Above it the least recently used listing goes."""
 
 _MAX_ANSWERS: Final = 100_000
 """Single answers that are kept, present or absent."""
@@ -66,42 +66,37 @@ class TreeStatistics:
     lookups: int
     answered_from_listings: int
     answered_from_answers: int
-    listings_started: int
-    listings_kept: int
-    entries_kept: int
+    listings: ListingsStatistics
     hidden_keys: int
     unreachable_markers: int
 
 
 class Tree:
-    def __init__(self, store: ObjectStore, *, ttl_seconds: float, nursery: trio.Nursery) -> None:
+    def __init__(self, store: ObjectStore, shelf: Shelf, *, ttl_seconds: float, nursery: trio.Nursery) -> None:
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._nursery = nursery
-        self._listings: dict[str, Listing] = {}
-        """By prefix, least recently used first."""
+        self._listings = Listings(self._list, shelf, self._on_end, ttl_seconds=ttl_seconds, nursery=nursery)
         self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
-        self._entries_kept = 0
         self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
         self._asking: dict[tuple[str, bytes], trio.Event] = {}
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
         self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)
         """Names asked for one by one, by directory, and until when they count."""
         self._announce, self.changes = trio.open_memory_channel[tuple[str, bytes]](_MAX_CHANGES)
-        """Names, each with the prefix of its directory, that stand for something else than was answered lately."""
+        """Names, each with the prefix of its directory, that stand for something else than was answered lately. Without
+        a name: the directory holds others than were shown."""
         self._thawed: LRUCache[ObjectId, tuple[bool, float]] = LRUCache(maxsize=10_000)
         """Archived objects that were asked whether they have been restored."""
         self._reported: LRUCache[tuple[str, object], None] = LRUCache(maxsize=10_000)
         self._lookups = 0
         self._answered_from_listings = 0
         self._answered_from_answers = 0
-        self._listings_started = 0
         self._hidden_keys = 0
         self._unreachable_markers = 0
 
     def lookup_nowait(self, prefix: str, name: bytes) -> Answer | None:
         """What ``lookup`` says, where a fresh listing tells; None where it takes a request, or more to find out."""
-        listing = self._fresh_listing(prefix)
+        listing = self._listings.fresh(prefix)
         if listing is None:
             return None
         row = listing.find(name)
@@ -126,35 +121,42 @@ class Tree:
 
     def open_listing(self, prefix: str) -> Listing:
         """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
-        listing = self._listing(prefix)
-        for ahead in self._walks.on_open(prefix, self._listings):
-            self._listing(ahead)
+        listing = self._listings.open(prefix)
+        for ahead in self._walks.on_open(prefix, self._listings.get):
+            self._listings.open(ahead)
         return listing
 
-    def _listing(self, prefix: str) -> Listing:
-        listing = self._fresh_listing(prefix)
-        if listing is None:
-            listing = Listing(prefix, trio.current_time() + self._ttl_seconds)
-            self._listings_started += 1
-            self._keep(listing)
-            self._nursery.start_soon(self._load, listing)
-        return listing
+    async def refresh(self, parent: str, name: bytes, progress: Callable[[RefreshProgress], None]) -> None:
+        """Ask again for all that is known of ``name`` in the directory ``parent``, and of all below it; without a name,
+        of the directory. What has changed is announced. ``progress`` is told once, and then kept up to date."""
+        text = text_of(name)
+        if text is None and name:
+            progress(RefreshProgress())
+            return
+        path = f"{parent}{text}/" if text else parent
+        refresh = Refresh(self._listings, self._announce.send)
+        progress(refresh.progress)
+        for known in list(self._answers):
+            if known[0].startswith(path) or known == (parent, name):
+                self._answers.pop(known, None)
+                await self._announce.send(known)
+        await refresh.run([listing.prefix for listing in self._listings.below(path)])
+        if text and self._listings.get(parent) is not None:
+            await refresh.run([parent])
 
     def statistics(self) -> TreeStatistics:
         return TreeStatistics(
             lookups=self._lookups,
             answered_from_listings=self._answered_from_listings,
             answered_from_answers=self._answered_from_answers,
-            listings_started=self._listings_started,
-            listings_kept=len(self._listings),
-            entries_kept=sum(len(listing) for listing in self._listings.values()),
+            listings=self._listings.statistics(),
             hidden_keys=self._hidden_keys,
             unreachable_markers=self._unreachable_markers,
         )
 
     async def _answer(self, prefix: str, name: bytes, text: str) -> Answer:
         while True:
-            listing = self._fresh_listing(prefix)
+            listing = self._listings.fresh(prefix)
             if listing is None and self._listing_is_due(prefix, name):
                 listing = self.open_listing(prefix)
             if listing is not None:
@@ -229,16 +231,6 @@ class Tree:
             known = self._thawed[info.id] = (head.id == info.id and not head.archived, fresh_until)
         return info._replace(restored=known[0])
 
-    def _fresh_listing(self, prefix: str) -> Listing | None:
-        listing = self._listings.get(prefix)
-        if listing is None:
-            return None
-        if listing.error is None and (listing.loading or listing.fresh_until > trio.current_time()):
-            self._listings[prefix] = self._listings.pop(prefix)  # now the most recently used
-            return listing
-        self._drop(prefix)
-        return None
-
     def _listing_is_due(self, prefix: str, name: bytes) -> bool:
         """Whether this would be so many names asked for one by one that a listing is cheaper."""
         if self._ttl_seconds == 0:
@@ -255,33 +247,12 @@ class Tree:
             self._asked[prefix] = (until, names)
         return names
 
-    def _keep(self, listing: Listing) -> None:
-        self._drop(listing.prefix)
-        self._listings[listing.prefix] = listing
-
-    def _drop(self, prefix: str) -> None:
-        listing = self._listings.pop(prefix, None)
-        if listing is not None and listing.complete:
-            self._entries_kept -= len(listing)
-
-    async def _load(self, listing: Listing) -> None:
-        try:
-            await Loader(listing, self._list).load()
-        except StoreError as error:
-            listing.fail(error)
-        except Exception:
-            log.exception("bug: listing %r", listing.prefix)
-            listing.fail(StoreUnavailable("internal error, see the log"))
-        else:
-            listing.finish()
+    def _on_end(self, listing: Listing) -> None:
+        """A listing is complete, and what it says goes before single answers; or it has failed."""
         _, names = self._asked.pop(listing.prefix, (0.0, set()))
-        if listing.error is not None:
-            return
-        self._supersede_answers(listing, names)
-        self._report(listing)
-        if self._listings.get(listing.prefix) is listing:
-            self._entries_kept += len(listing)
-            self._shrink()
+        if listing.complete:
+            self._supersede_answers(listing, names)
+            self._report(listing)
 
     def _supersede_answers(self, listing: Listing, names: set[bytes]) -> None:
         """The listing now speaks for these names. Where it says something else than was answered, announce it."""
@@ -290,18 +261,9 @@ class Tree:
             if answer is None or answer.fresh_until <= trio.current_time():
                 continue
             found = listing.find(name)
-            if (found.entry if isinstance(found, Row) else found) == answer.entry:
-                continue
-            with suppress(trio.WouldBlock):
-                self._announce.send_nowait((listing.prefix, name))
-
-    def _shrink(self) -> None:
-        """Let the least recently used listings go until the rest fits. Whoever holds one keeps it."""
-        for prefix, listing in list(self._listings.items())[:-1]:
-            if self._entries_kept <= _MAX_ENTRIES:
-                return
-            if listing.complete:
-                self._drop(prefix)
+            if (found.entry if isinstance(found, Row) else found) != answer.entry:
+                with suppress(trio.WouldBlock):
+                    self._announce.send_nowait((listing.prefix, name))
 
     def _report(self, listing: Listing) -> None:
         """Count what the listing cannot show, and say so once per directory and reason."""

@@ -6,7 +6,7 @@ each would wait for a request of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,10 +38,10 @@ class Walks:
         self._enabled = enabled
         self._walks: LRUCache[str, _Walk] = LRUCache(maxsize=_MAX_WALKS)
 
-    def on_open(self, prefix: str, listings: Mapping[str, Listing]) -> list[str]:
+    def on_open(self, prefix: str, kept: Callable[[str], Listing | None]) -> list[str]:
         """A directory is being read: the prefixes of those that are to be listed as well."""
         parent = prefix[: prefix.rfind("/", 0, -1) + 1]
-        listing = listings.get(parent)
+        listing = kept(parent)
         if not self._enabled or listing is None or parent == prefix:
             return []
         name = prefix[len(parent) : -1].encode("utf-8", "surrogatepass")

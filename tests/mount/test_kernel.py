@@ -277,3 +277,34 @@ def test_a_descriptor_that_is_none_is_refused(server: S3Server, cli: CommandLine
     done = cli.run("mount", f"s3://{bucket}", "/dev/fd/99", "--endpoint-url", server.url)
     assert done.returncode == 6
     assert "/dev/fd/99 is no open descriptor of /dev/fuse" in done.stderr
+
+
+def test_an_unchanged_directory_is_not_sent_again(server: S3Server, mounted: Mounted) -> None:
+    """Once the time to live is over it is listed again, and the kernel goes on with what it has."""
+    server.create_bucket("bucket")
+    for number in range(300):
+        server.put("bucket", f"{number}", b"x")
+    mount = mounted(server, "bucket", metadata_ttl="1s")
+    wanted = sorted(map(str, range(300)))
+    assert sorted(os.listdir(mount.path)) == wanted
+
+    def requests() -> int:
+        return int(mount.stats()["kernel"]["requests"])
+
+    def list_anew() -> tuple[list[str], int]:
+        """The names that are found once the time to live is over, and how many requests of the kernel it took."""
+        deadline = time.monotonic() + 10
+        while True:
+            before, lists_before = requests(), server.count("LIST")
+            names = sorted(os.listdir(mount.path))
+            if server.count("LIST") > lists_before:
+                return names, requests() - before
+            assert time.monotonic() < deadline
+
+    for _ in range(3):
+        assert list_anew() == (wanted, 2), "OPENDIR and RELEASEDIR"
+    server.put("bucket", "new", b"x")
+    names, nrequests = list_anew()
+    assert names == [*wanted, "new"]
+    assert nrequests > 2
+    assert mount.stats()["namespace"]["listings"]["unchanged"] >= 3

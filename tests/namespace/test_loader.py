@@ -17,6 +17,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import Loader
 from s3stream_fs.namespace.rows import Row
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import ListPage
 
@@ -53,7 +54,7 @@ def loaded(
             assert found.entry == entry
 
     async def main() -> float:
-        listing = Listing("d/", 0.0)
+        listing = Listing("d/", 0.0, Shelf(None, 1 << 30))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read, listing)
             began = trio.current_time()

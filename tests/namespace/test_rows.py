@@ -45,7 +45,6 @@ def test_what_goes_in_comes_out(prefix: str, described: Described, other: bytes)
         assert rows.entry(index) == expected
         assert rows.name(index) == name
         assert rows.find(name) == index
-        assert rows.is_directory(index) == (info is None)
         said = (False, False, 0, 0) if info is None else (True, info.archived, info.id.size, info.mtime_ns)
         row = rows.row(index)
         assert row[:7] == (rows, index, name, *said)

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
 
@@ -26,7 +27,7 @@ def run(
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            await case(store, Tree(store, ttl_seconds=ttl, nursery=nursery))
+            await case(store, Tree(store, Shelf(None, 1 << 30), ttl_seconds=ttl, nursery=nursery))
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from s3stream_fs.namespace.entries import DirectoryEntry
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
 
@@ -39,7 +40,7 @@ def opened(*folders: str, keys: list[str], ttl: float = 60.0) -> tuple[float, in
 
     async def main() -> float:
         async with trio.open_nursery() as nursery:
-            tree = Tree(store, ttl_seconds=ttl, nursery=nursery)
+            tree = Tree(store, Shelf(None, 1 << 30), ttl_seconds=ttl, nursery=nursery)
             for folder in folders:
                 await directories(tree.open_listing(folder))
             took = trio.current_time()

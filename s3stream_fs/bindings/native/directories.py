@@ -18,6 +18,10 @@ from s3stream_fs.namespace.listing import Listing
 
 _DOTS: Final = (b".", b"..")
 
+_MOST_WAITED_FOR: Final = 16_000
+"""Entries of a directory that was listed before and is not shown before it is known as a whole, so that it need not be
+shown at all if it is what it was. Of a longer one the first entries are shown at once."""
+
 _MAX_READ_LATELY: Final = 256
 """Directories being read at once through one mount without a handle. A guess: some processes that walk a tree."""
 
@@ -35,14 +39,23 @@ class Directories:
         self._shown: LRUCache[int, Listing] = LRUCache(maxsize=_MAX_READ_LATELY)
         """The listing of which the kernel may have kept pages."""
 
-    def open(self, number: int) -> tuple[int, bool]:
+    def is_worth_waiting(self, number: int, listing: Listing) -> bool:
+        """Whether it will soon be known that what is being loaded is what the kernel has kept."""
+        shown = self._shown.get(number)
+        return listing.loading and shown is not None and shown is not listing and len(shown) <= _MOST_WAITED_FOR
+
+    async def wait_known(self, listing: Listing) -> None:
+        """Return once all of a listing is known, or so much that it is long."""
+        await self._filesystem.wait_settled(listing, _MOST_WAITED_FOR)
+
+    def open(self, number: int, listing: Listing) -> tuple[int, bool]:
         """A handle, and whether the pages that the kernel may have kept of this directory are still right."""
-        listing = self._filesystem.open_directory(number)
         handle = self._next_handle
         self._next_handle += 1
         self._opened[handle] = listing
         self._unread.add(handle)
-        unchanged = self._shown.get(number) is listing
+        shown = self._shown.get(number)
+        unchanged = shown is not None and shown.shows_the_same(listing)
         self._shown[number] = listing
         return handle, unchanged
 
@@ -64,7 +77,8 @@ class Directories:
                     self._unread.discard(handle)
                 else:  # rewound: it shall see the directory as it is now
                     opened = self._opened[handle] = self._filesystem.open_directory(number)
-                if self._shown.get(number) is not opened:
+                shown = self._shown.get(number)
+                if shown is not None and not shown.shows_the_same(opened):
                     # The kernel may keep what it reads now, though somebody who came later was shown another listing.
                     self._shown.pop(number, None)
             return opened

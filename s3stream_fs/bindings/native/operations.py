@@ -112,7 +112,8 @@ class Operations:
 
     async def next_notification(self) -> bytes:
         """Wait for something that the kernel has to be told unasked: a whole message."""
-        return replies.forget_entry(*await self._filesystem.next_change())
+        number, name = await self._filesystem.next_change()
+        return replies.forget_entry(number, name) if name else replies.forget_pages(number)
 
     def explanation(self) -> str:
         """What becomes of opens at present, and why."""
@@ -189,10 +190,21 @@ class Operations:
         view = self._filesystem.read_nowait(number, offset, size)
         return self._filesystem.fetch(number, offset, size) if view is None else view
 
-    def _opendir(self, number: int, _body: memoryview) -> bytes:
+    def _opendir(self, number: int, _body: memoryview) -> Reply:
         if self._directories_unasked:
             raise OSError(errno.ENOSYS, "")
-        handle, unchanged = self._directories.open(number)
+        listing = self._filesystem.open_directory(number)
+        if self._directories.is_worth_waiting(number, listing):
+            return self._open_known(number, listing)
+        return self._open_directory(number, listing)
+
+    async def _open_known(self, number: int, listing: Listing) -> bytes:
+        """Open one of which the kernel has pages, once it is known whether they are still right."""
+        await self._directories.wait_known(listing)
+        return self._open_directory(number, listing)
+
+    def _open_directory(self, number: int, listing: Listing) -> bytes:
+        handle, unchanged = self._directories.open(number, listing)
         return OPEN_OUT.pack(handle, Open.CACHE_DIR | (Open.KEEP_CACHE if unchanged else 0), 0)
 
     def _releasedir(self, _number: int, body: memoryview) -> bytes:

@@ -12,6 +12,7 @@ from s3stream_fs.bindings.native.protocol import (
     ENTRY_OUT,
     EXPIRE_ONLY,
     NOTIFY_INVAL_ENTRY_OUT,
+    NOTIFY_INVAL_INODE_OUT,
     OUT_HEADER,
     STATFS_OUT,
     STATX,
@@ -119,6 +120,12 @@ def forget_entry(parent: int, name: bytes) -> bytes:
     """A whole message, which answers no request: what was said of this name is not true any more."""
     body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), EXPIRE_ONLY) + name + b"\0"
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_ENTRY, 0) + body
+
+
+def forget_pages(number: int) -> bytes:
+    """A whole message, which answers no request: pages that are kept of this inode are not right any more."""
+    body = NOTIFY_INVAL_INODE_OUT.pack(number, 0, 0)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0) + body
 
 
 def dirent_nbytes(name: bytes, plus: bool) -> int:

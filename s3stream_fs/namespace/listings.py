@@ -1,0 +1,128 @@
+"""The listings that are kept, by directory, and the tasks that load them: one in flight for each directory.
+
+Owns how long a listing is answered from. One that has grown old is loaded anew when somebody asks, and if the directory
+is what it was, the old one goes on: whoever has it, the kernel too, need not be told of it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.loader import ListFrom, Loader
+from s3stream_fs.namespace.shelf import Shelf
+
+log = logging.getLogger(__name__)
+
+_MAX_KEPT: Final = 500_000
+"""Listings that are kept, at some 800 bytes each beside their rows, which are the shelf's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListingsStatistics:
+    """``unchanged`` were loaded again, and the directory was what it had been."""
+
+    started: int
+    unchanged: int
+    kept: int
+    entries_kept: int
+
+
+class Listings:
+    def __init__(
+        self,
+        list_from: ListFrom,
+        shelf: Shelf,
+        ended: Callable[[Listing], None],
+        *,
+        ttl_seconds: float,
+        nursery: trio.Nursery,
+    ) -> None:
+        """``ended`` is called with each listing that is complete, or has failed."""
+        self._list_from = list_from
+        self._shelf = shelf
+        self._ended = ended
+        self._ttl_seconds = ttl_seconds
+        self._nursery = nursery
+        self._kept: dict[str, Listing] = {}
+        """By prefix, least recently used first."""
+        self._started = 0
+        self._unchanged = 0
+
+    def get(self, prefix: str) -> Listing | None:
+        """The listing of a directory, if one is kept, however old."""
+        return self._kept.get(prefix)
+
+    def fresh(self, prefix: str) -> Listing | None:
+        """One whose answers may be given, or that is being loaded."""
+        listing = self._kept.get(prefix)
+        if listing is None or listing.error is not None:
+            return None
+        if not listing.loading and listing.fresh_until <= trio.current_time():
+            return None
+        self._kept[prefix] = self._kept.pop(prefix)  # now the most recently used
+        return listing
+
+    def open(self, prefix: str) -> Listing:
+        """A fresh one, or a new one that is now being loaded."""
+        listing = self.fresh(prefix)
+        return self.load(prefix) if listing is None else listing
+
+    def load(self, prefix: str) -> Listing:
+        """A new one, that is now being loaded, in the place of the one that is kept."""
+        listing = Listing(prefix, trio.current_time() + self._ttl_seconds, self._shelf)
+        before = self._kept.pop(prefix, None)
+        self._kept[prefix] = listing
+        self._started += 1
+        self._nursery.start_soon(self._load, listing, before)
+        return listing
+
+    def below(self, prefix: str) -> Iterator[Listing]:
+        """Those that are kept of ``prefix`` and of all directories in it."""
+        return iter([listing for kept, listing in self._kept.items() if kept.startswith(prefix)])
+
+    def statistics(self) -> ListingsStatistics:
+        return ListingsStatistics(
+            started=self._started,
+            unchanged=self._unchanged,
+            kept=len(self._kept),
+            entries_kept=sum(map(len, self._kept.values())),
+        )
+
+    async def _load(self, listing: Listing, before: Listing | None) -> None:
+        try:
+            await Loader(listing, self._list_from).load()
+            listing.finish()
+        except StoreError as error:
+            listing.fail(error)
+        except Exception:
+            log.exception("bug: listing %r", listing.prefix)
+            listing.fail(StoreUnavailable("internal error, see the log"))
+        self._ended(listing)
+        if listing.error is not None:
+            if self._kept.get(listing.prefix) is listing:
+                del self._kept[listing.prefix]
+            return
+        if before is not None and before.complete and before.digest == listing.digest:
+            self._unchanged += 1
+            before.fresh_until = listing.fresh_until
+            if self._kept.get(listing.prefix) is listing:
+                self._kept[listing.prefix] = before
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Let the least recently used ones go until the rest fits. Whoever holds one keeps it."""
+        if len(self._kept) <= _MAX_KEPT and not self._shelf.is_full:
+            return
+        for prefix, listing in list(self._kept.items())[:-1]:
+            if len(self._kept) <= _MAX_KEPT and not self._shelf.is_full:
+                return
+            if listing.complete:
+                del self._kept[prefix]
+            del listing  # or its rows would still count

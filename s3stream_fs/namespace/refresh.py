@@ -1,0 +1,99 @@
+"""A refresh: what is known at and below a path is asked for again, however fresh, and what has changed is announced.
+
+Costs a listing for each directory that is known there, and nothing for others, which are asked for when somebody comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.listings import Listings
+from s3stream_fs.namespace.rows import Row
+
+_LISTINGS_AT_ONCE: Final = 32
+
+_ROWS_AT_A_TIME: Final = 500
+"""Rows that are compared (some 2 us each) before others get their turn."""
+
+Announce = Callable[[tuple[str, bytes]], Awaitable[None]]
+"""Tells of a name, with the prefix of its directory, or of a directory as a whole where the name is empty."""
+
+
+@dataclass(slots=True)
+class RefreshProgress:
+    """Directories that are listed again, and names in them by what has become of them since the last time."""
+
+    ndirectories_found: int = 0
+    ndirectories_done: int = 0
+    ndirectories_failed: int = 0
+    nadded: int = 0
+    nremoved: int = 0
+    nreplaced: int = 0
+
+
+class Refresh:
+    def __init__(self, listings: Listings, announce: Announce) -> None:
+        self._listings = listings
+        self._announce = announce
+        self.progress = RefreshProgress()
+
+    async def run(self, prefixes: list[str]) -> None:
+        """List these directories again."""
+        self.progress.ndirectories_found += len(prefixes)
+        limiter = trio.CapacityLimiter(_LISTINGS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for prefix in prefixes:
+                await limiter.acquire_on_behalf_of(prefix)
+                nursery.start_soon(self._renew, prefix, limiter)
+
+    async def _renew(self, prefix: str, limiter: trio.CapacityLimiter) -> None:
+        try:
+            before = self._listings.get(prefix)
+            if before is not None:
+                await before.wait_complete()  # it began before we were asked, and may have missed what there is now
+            after = self._listings.load(prefix)
+            await after.wait_complete()
+            if after.error is not None:
+                self.progress.ndirectories_failed += 1
+            elif before is not None and before.complete:
+                await self._compare(before, after)
+            self.progress.ndirectories_done += 1
+        finally:
+            limiter.release_on_behalf_of(prefix)
+
+    async def _compare(self, before: Listing, after: Listing) -> None:
+        if before.digest == after.digest:
+            return
+        for number, (old, new) in enumerate(_pairs(before.rows_nowait(0), after.rows_nowait(0))):
+            if old is None or new is None or old.identity != new.identity:
+                if old is None:
+                    self.progress.nadded += 1
+                elif new is None:
+                    self.progress.nremoved += 1
+                else:
+                    self.progress.nreplaced += 1
+                name = (old or new).name  # type: ignore[union-attr]
+                await self._announce((after.prefix, name))
+            if number % _ROWS_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        await self._announce((after.prefix, b""))
+
+
+def _pairs(olds: Iterator[Row], news: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:
+    """Rows of the same name, out of two listings in order."""
+    old, new = next(olds, None), next(news, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and old.name < new.name):
+            yield old, None
+            old = next(olds, None)
+        elif old is None or new.name < old.name:
+            yield None, new
+            new = next(news, None)
+        else:
+            yield old, new
+            old, new = next(olds, None), next(news, None)

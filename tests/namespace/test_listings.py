@@ -1,0 +1,150 @@
+"""Which listings are kept, for how long, and what of it is found again."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from s3stream_fs.namespace.inodes import InodeTable
+from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.listings import Listings
+from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import ListPage
+
+TTL_SECONDS = 60.0
+
+
+def run(
+    case: Callable[[MemoryStore, Listings, Shelf], Awaitable[None]], shelf: Shelf | None = None, page_limit: int = 1000
+) -> MemoryStore:
+    store = MemoryStore(page_limit)
+    shelf = shelf or Shelf(None, 1 << 30)
+
+    async def listed(prefix: str, token: str | None, after: str) -> ListPage:
+        return await store.list_page(prefix, token=token, after=after)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            listings = Listings(listed, shelf, lambda _: None, ttl_seconds=TTL_SECONDS, nursery=nursery)
+            await case(store, listings, shelf)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    return store
+
+
+async def complete(listing: Listing) -> Listing:
+    await listing.wait_complete()
+    return listing
+
+
+def names(listing: Listing) -> list[bytes]:
+    return [row.name for row in listing.rows_nowait(0)]
+
+
+def test_an_unchanged_directory_keeps_its_listing() -> None:
+    async def case(store: MemoryStore, listings: Listings, _: Shelf) -> None:
+        for name in ("a", "b/c", "d"):
+            store.put(name, b"x")
+        first = await complete(listings.open(""))
+        assert listings.open("") is first
+        await trio.sleep(TTL_SECONDS)
+        again = await complete(listings.open(""))
+        assert again is not first
+        assert again.shows_the_same(first)
+        assert listings.open("") is first
+        assert store.count("LIST") == 2
+        assert listings.statistics().unchanged == 1
+        for change in (lambda: store.put("a", b"y"), lambda: store.put("aa", b""), lambda: store.delete("d")):
+            await trio.sleep(TTL_SECONDS)
+            before = listings.get("")
+            change()
+            after = await complete(listings.open(""))
+            assert before is not None
+            assert not after.shows_the_same(before)
+            assert listings.open("") is after
+
+    run(case)
+
+
+def test_how_it_was_paged_does_not_count() -> None:
+    """A long listing is loaded in ranges that are cut where the names of the first pages suggest, and when."""
+    digests = set()
+    for page_limit in (1000, 50, 7):
+
+        async def case(store: MemoryStore, listings: Listings, _: Shelf) -> None:
+            for number in range(2000):
+                store.put(f"{number:05}" + "/x" * (number % 3 == 0), b"x")
+            listing = await complete(listings.open(""))
+            assert len(listing) == 2000
+            digests.add(listing.digest)
+
+        run(case, page_limit=page_limit)
+    assert len(digests) == 1
+
+
+def test_names_beyond_the_limit_lie_on_the_disk(tmp_path: Path) -> None:
+    limit = 100_000
+
+    async def case(store: MemoryStore, listings: Listings, shelf: Shelf) -> None:
+        for number in range(10_000):
+            store.put(f"{number % 20}/{number:05}", b"x")
+        for _ in range(2):
+            for folder in range(20):
+                listing = await complete(listings.open(f"{folder}/"))
+                assert names(listing) == [b"%05d" % number for number in range(folder, 10_000, 20)]
+                assert shelf.statistics().nbytes_in_memory <= limit
+        assert store.count("LIST") == 20
+
+    run(case, Shelf(tmp_path, limit))
+
+
+def test_without_a_disk_the_least_recently_used_go() -> None:
+    limit = 100_000
+
+    async def case(store: MemoryStore, listings: Listings, shelf: Shelf) -> None:
+        for number in range(10_000):
+            store.put(f"{number % 20}/{number:05}", b"x")
+        for folder in range(20):
+            await complete(listings.open(f"{folder}/"))
+            assert shelf.statistics().nbytes_in_memory <= limit + 30_000
+        assert listings.get("19/") is not None
+        assert listings.get("0/") is None
+
+    run(case, Shelf(None, limit))
+
+
+def test_what_the_kernel_knows_outlives_its_listing() -> None:
+    table = InodeTable("")
+
+    async def case(store: MemoryStore, listings: Listings, shelf: Shelf) -> None:
+        for number in range(1000):
+            store.put(f"{number:03}", b"x")
+        listing = await complete(listings.open(""))
+        numbers = [table.remember(row) for row in listing.rows_nowait(0)]
+        inode = table.get(numbers[500])
+        for number in range(0, 1000, 2):
+            store.put(f"{number:03}", b"changed")
+        del listing
+        await trio.sleep(TTL_SECONDS)
+        changed = await complete(listings.open(""))
+        assert table.get(numbers[500]) == inode
+        gc.collect()
+        both = shelf.statistics().nbytes_in_memory
+        for row in changed.rows_nowait(0):
+            table.remember(row)
+        assert table.statistics().remembered == 1 + 1000 + 500
+        for number in numbers[::2]:
+            table.forget(number, 1)
+        gc.collect()
+        assert shelf.statistics().nbytes_in_memory < 0.6 * both
+        for row in changed.rows_nowait(0):
+            table.forget(table.number_of(row), 9)
+        assert table.statistics().remembered == 1
+
+    run(case)
