@@ -20,6 +20,7 @@ from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings, ListingsStatistics
+from s3stream_fs.namespace.proofs import proven
 from s3stream_fs.namespace.refresh import Refresh, RefreshProgress
 from s3stream_fs.namespace.rows import Row, row_of
 from s3stream_fs.namespace.shelf import Shelf
@@ -196,25 +197,28 @@ class Tree:
     async def _ask_for(self, prefix: str, name: bytes, text: str) -> Row | None:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
 
-        A second one is needed only where so many keys go on with a character below '/' that the directory, which comes
-        after them, does not fit the page.
+        It is flat, so that it also tells of names further down, which are probably asked for next: a path through
+        directories that hold one directory each costs one LIST in all. A second one is needed only where so many keys
+        go on with a character below '/' that the directory, which comes after them, does not fit the page.
         """
         key = prefix + text
-        page = await self._list(key, limit=_LOOKUP_LIMIT)
-        if key + "/" in page.prefixes:
-            return row_of(prefix, name, None)
+        fresh_until = trio.current_time() + self._ttl_seconds
+        page = await self._list(key, limit=_LOOKUP_LIMIT, flat=True)
+        info = next((info for info in page.objects if info.id.key == key), None)
         if page.next_token is not None and page.last.encode() < key.encode() + b"/":
-            below = await self._list(key + "/", limit=1)
-            if below.objects or below.prefixes:
-                return row_of(prefix, name, None)
-        for info in page.objects:
-            if info.id.key == key:
-                return row_of(prefix, name, info)
-        return None
+            page = await self._list(key + "/", limit=_LOOKUP_LIMIT, flat=True)
+        if any(below.id.key.startswith(key + "/") for below in page.objects):
+            if self._ttl_seconds > 0:
+                for above, inside, row in proven(key + "/", page):
+                    self._answers[above, inside] = Answer(row, fresh_until)
+            return row_of(prefix, name, None)
+        return None if info is None else row_of(prefix, name, info)
 
-    async def _list(self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
+    async def _list(
+        self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000, *, flat: bool = False
+    ) -> ListPage:
         try:
-            return await self._store.list_page(prefix, token=token, after=after, limit=limit)
+            return await self._store.list_page(prefix, token=token, after=after, limit=limit, flat=flat)
         except NotFound:
             # A prefix with no keys is an empty page, so this is the bucket; no name in it may count as absent.
             raise StoreUnavailable("the bucket is gone") from None

@@ -340,3 +340,36 @@ def test_hidden_keys_are_logged_once_per_directory(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         run(case)
     assert len(caplog.records) == 3
+
+
+def test_a_path_through_lone_directories_costs_one_list() -> None:
+    path = [f"{depth}" for depth in range(100)]
+
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(200):
+            store.put("/".join([*path, f"{number:03}"]), b"x")
+        prefix = ""
+        for name in path:
+            entry = (await tree.lookup(prefix, name.encode())).entry
+            assert entry == DirectoryEntry(name.encode(), f"{prefix}{name}/")
+            prefix = entry.prefix
+        assert isinstance((await tree.lookup(prefix, b"007")).entry, FileEntry)
+        assert store.count("LIST") == 1
+        assert isinstance((await tree.lookup(prefix, b"190")).entry, FileEntry)
+        assert (await tree.lookup(prefix, b"nothing")).entry is None
+        assert store.count("LIST") == 3
+
+    run(case)
+
+
+def test_what_is_proven_is_not_believed_for_longer_than_the_rest() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("a/b/c", b"x")
+        first = await tree.lookup("", b"a")
+        below = await tree.lookup("a/", b"b")
+        assert below.fresh_until == first.fresh_until
+        await trio.sleep(60)
+        store.delete("a/b/c")
+        assert (await tree.lookup("a/", b"b")).entry is None
+
+    run(case)

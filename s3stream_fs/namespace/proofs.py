@@ -1,0 +1,45 @@
+"""What a page of keys proves of names further down: a key that exists proves all directories above it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from s3stream_fs.namespace.keys import Hidden, component
+from s3stream_fs.namespace.rows import Row, row_of
+from s3stream_fs.types import ListPage, ObjectInfo
+
+
+def proven(prefix: str, page: ListPage) -> Iterator[tuple[str, bytes, Row]]:
+    """The names below ``prefix`` that a flat page tells for certain, each with the prefix of its directory.
+
+    A file is certain once no key can follow that makes its name a directory's.
+    """
+    last = None if page.next_token is None else _bytes(page.last)
+    directories: set[str] = set()
+    files: list[tuple[str, bytes, ObjectInfo]] = []
+    for info in page.objects:
+        key = info.id.key
+        if not key.startswith(prefix):
+            continue
+        above = prefix
+        *parents, text = key[len(prefix) :].split("/")
+        for parent in parents:
+            name = component(parent)
+            if isinstance(name, Hidden):
+                break
+            below = f"{above}{parent}/"
+            if below not in directories:
+                directories.add(below)
+                yield above, name, row_of(above, name, None)
+            above = below
+        else:
+            name = component(text)
+            if not isinstance(name, Hidden) and (last is None or last >= _bytes(key) + b"/"):
+                files.append((above, name, info))
+    for above, name, info in files:
+        if f"{info.id.key}/" not in directories:
+            yield above, name, row_of(above, name, info)
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")

@@ -1,0 +1,37 @@
+"""What a page of keys proves is what the whole bucket shows."""
+
+from __future__ import annotations
+
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from s3stream_fs.namespace.proofs import proven
+from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.tree import Tree
+from s3stream_fs.store.memory import MemoryStore
+
+KEYS = st.lists(st.text("ab-/.\0", min_size=1, max_size=8), max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(KEYS, st.integers(1, 10), st.sampled_from(["", "a/", "a/b/"]))
+def test_nothing_is_proven_that_is_not_so(keys: list[str], limit: int, prefix: str) -> None:
+    store = MemoryStore()
+    for key in keys:
+        store.put(key, b"x")
+
+    async def main() -> None:
+        page = await store.list_page(prefix, limit=limit, flat=True)
+        async with trio.open_nursery() as nursery:
+            tree = Tree(store, Shelf(None, 1 << 30), ttl_seconds=60, nursery=nursery)
+            told = list(proven(prefix, page))
+            for above, _, row in told:
+                listing = tree.open_listing(above)
+                await listing.wait_complete()
+                assert row.entry in [known.entry for known in listing.rows_nowait(0)]
+            assert len({(above, name) for above, name, _ in told}) == len(told)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
