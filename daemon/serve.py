@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Final
 
@@ -36,11 +36,14 @@ from s3stream_fs.bindings import Session, native_binding
 from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.bindings.native.opening import Opening
 from s3stream_fs.cache.disk import open_disk_tier
+from s3stream_fs.cache.folder import BLOCKS
+from s3stream_fs.cache.index import NAMES
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.filesystem.warming import Warming
+from s3stream_fs.namespace.archive import Archive, ArchiveConfig, open_archive
 from s3stream_fs.namespace.inodes import InodeTable
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
@@ -58,6 +61,13 @@ _STARTUP_SECONDS: Final = 15.0
 
 _NAMES_NBYTES: Final = 256 * 1024**2
 """Names in memory: four million. Others lie in the cache folder until they are asked for."""
+
+_LEAST_ARCHIVED_SECONDS: Final = 5.0
+"""With a shorter time to live no listing is of use to the next process."""
+
+_MOST_ARCHIVED_NBYTES: Final = 1024**3
+"""Of listings for the next process: 16 million names. They count as part of the cache, of which they are an eighth at
+the most."""
 
 _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
@@ -106,7 +116,8 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         shelf = Shelf(config.disk.directory, _NAMES_NBYTES)
         stack.callback(shelf.close)
-        tree = Tree(store, shelf, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
+        archive = await stack.enter_async_context(_archive(config, space))
+        tree = Tree(store, shelf, archive, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
         inodes = InodeTable(config.source.prefix)
         filesystem = FileSystem(
             tree,
@@ -130,6 +141,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             "disk": disk.statistics,
             "namespace": tree.statistics,
             "shelf": shelf.statistics,
+            **({"archive": archive.statistics} if archive is not None else {}),
             "inodes": inodes.statistics,
             "retries": store.statistics,
             "s3": s3.statistics,
@@ -166,6 +178,21 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
                 on_ready()
         notify("STOPPING=1")
         log.info("unmounted %s from %s", source, config.mountpoint)
+
+
+def _archive(config: MountConfig, space: str) -> AbstractAsyncContextManager[Archive | None]:
+    """Listings that outlive this process, where names are valid for long enough."""
+    ttl_seconds = config.metadata_ttl_seconds
+    if ttl_seconds < _LEAST_ARCHIVED_SECONDS:
+        return nullcontext()
+    folder = config.disk.directory / BLOCKS
+
+    def has_room(nbytes: int) -> bool:
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize - nbytes > config.disk.reserve.of(status.f_blocks * status.f_frsize)
+
+    limit_nbytes = min(config.disk.limit_nbytes // 8, _MOST_ARCHIVED_NBYTES)
+    return open_archive(ArchiveConfig(folder / NAMES, space, limit_nbytes, has_room), ttl_seconds)
 
 
 async def _serve_kernel(session: Session) -> None:

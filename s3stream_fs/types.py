@@ -16,6 +16,9 @@ Two kernel reads of 128 KiB (the largest by default) fill one, and at 90 MB/s pe
 hides behind the first byte of S3 (10-30 ms), so smaller would not be faster.
 """
 
+MAX_OBJECT_NBYTES: Final = 1 << 53
+"""No store holds objects of 8 PiB; what says so is wrong, and some programs would overflow."""
+
 NANOSECONDS: Final = 1_000_000_000
 
 _COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})

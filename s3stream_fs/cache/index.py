@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS total (
 INSERT OR IGNORE INTO total VALUES (1, 0, 0, 0);
 """
 
+NAMES: Final = "names.sqlite"
+"""Beside the index: the listings of earlier processes, which count as well."""
+
 _WAIT_SECONDS: Final = 5.0
 """How long a writer waits for another process's commit. A reader does not wait at all."""
 
@@ -370,9 +373,10 @@ class BlockIndex:
 
     def _own_nbytes(self) -> int:
         nbytes = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                nbytes += self._path.with_name(self._path.name + suffix).stat().st_blocks * 512
+        for name in (self._path.name, NAMES):
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    nbytes += self._path.with_name(name + suffix).stat().st_blocks * 512
         return nbytes
 
 

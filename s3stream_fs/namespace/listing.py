@@ -7,7 +7,7 @@ front of a file of the same name. Never asks a store for anything; the tree feed
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from hashlib import blake2b
 from itertools import islice
@@ -166,6 +166,12 @@ class Listing:
         self.lanes.insert(self.lanes.index(lane) + 1, upper)
         return upper
 
+    def take(self, pieces: Iterable[Rows]) -> None:
+        """Take rows that were a listing's before, all of them: it is complete."""
+        for rows in pieces:
+            self._publish_rows(rows)
+        self.finish()
+
     def finish(self) -> None:
         """There are no more pages."""
         (lane,) = self.lanes
@@ -225,6 +231,11 @@ class Listing:
         while self.loading:
             assert self._changed is not None
             await self._changed.park()
+
+    @property
+    def pieces(self) -> tuple[Rows, ...]:
+        """All of its rows."""
+        return tuple(self._rows)
 
     def shows_the_same(self, other: Listing) -> bool:
         """Whether it is known that both show the same."""

@@ -7,6 +7,7 @@ is what it was, the old one goes on: whoever has it, the kernel too, need not be
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import trio
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.namespace.archive import Archive, Archived
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import ListFrom, Loader
 from s3stream_fs.namespace.shelf import Shelf
@@ -39,6 +41,7 @@ class Listings:
         self,
         list_from: ListFrom,
         shelf: Shelf,
+        archive: Archive | None,
         ended: Callable[[Listing], None],
         *,
         ttl_seconds: float,
@@ -47,6 +50,7 @@ class Listings:
         """``ended`` is called with each listing that is complete, or has failed."""
         self._list_from = list_from
         self._shelf = shelf
+        self._archive = archive
         self._ended = ended
         self._ttl_seconds = ttl_seconds
         self._nursery = nursery
@@ -72,15 +76,18 @@ class Listings:
     def open(self, prefix: str) -> Listing:
         """A fresh one, or a new one that is now being loaded."""
         listing = self.fresh(prefix)
-        return self.load(prefix) if listing is None else listing
+        return self._begin(prefix, anew=False) if listing is None else listing
 
     def load(self, prefix: str) -> Listing:
         """A new one, that is now being loaded, in the place of the one that is kept."""
+        return self._begin(prefix, anew=True)
+
+    def _begin(self, prefix: str, *, anew: bool) -> Listing:
         listing = Listing(prefix, trio.current_time() + self._ttl_seconds, self._shelf)
         before = self._kept.pop(prefix, None)
         self._kept[prefix] = listing
         self._started += 1
-        self._nursery.start_soon(self._load, listing, before)
+        self._nursery.start_soon(self._load, listing, before, anew)
         return listing
 
     def below(self, prefix: str) -> Iterator[Listing]:
@@ -95,10 +102,14 @@ class Listings:
             entries_kept=sum(map(len, self._kept.values())),
         )
 
-    async def _load(self, listing: Listing, before: Listing | None) -> None:
+    async def _load(self, listing: Listing, before: Listing | None, anew: bool) -> None:
         try:
-            await Loader(listing, self._list_from).load()
-            listing.finish()
+            if anew or before is not None or not await self._take_archived(listing):
+                listed_ms = int(time.time() * 1000)
+                await Loader(listing, self._list_from).load()
+                listing.finish()
+                if self._archive is not None and listing.hidden is None and listing.marker_nbytes == 0:
+                    self._archive.save_nowait(Archived(listing.prefix, listed_ms, listing.digest, listing.pieces))
         except StoreError as error:
             listing.fail(error)
         except Exception:
@@ -115,6 +126,15 @@ class Listings:
             if self._kept.get(listing.prefix) is listing:
                 self._kept[listing.prefix] = before
         self._shrink()
+
+    async def _take_archived(self, listing: Listing) -> bool:
+        """Whether an earlier process has left a listing that is fresh."""
+        archived = await self._archive.find(listing.prefix, self._ttl_seconds) if self._archive is not None else None
+        if archived is None:
+            return False
+        listing.take(archived.pieces)
+        listing.fresh_until -= time.time() - archived.listed_ms / 1000
+        return True
 
     def _shrink(self) -> None:
         """Let the least recently used ones go until the rest fits. Whoever holds one keeps it."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import Struct
+from struct import error as StructError
 from typing import Final, NamedTuple
 
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
+from s3stream_fs.namespace.keys import component
 from s3stream_fs.namespace.shelf import Shelved
-from s3stream_fs.types import ObjectId, ObjectInfo, is_cold
+from s3stream_fs.types import MAX_OBJECT_NBYTES, ObjectId, ObjectInfo, is_cold
 
 _COUNT: Final = Struct("<I")
 _START: Final = Struct("<I")
@@ -188,6 +190,20 @@ class Rows(Shelved):
         etag, storage_class = _meaning_of(data[middle : middle + ntext], kind)
         object_id = ObjectId(key, etag, size)
         return FileEntry(name, ObjectInfo(object_id, mtime_ns, storage_class, bool(kind & _RESTORED)))
+
+    def is_sound(self) -> bool:
+        """Whether bytes that somebody may have tampered with are rows, of names that a directory can hold."""
+        before = b""
+        try:
+            for row in self.rows():
+                name = row.name
+                if name <= before or b"/" in name or component(name.decode()) != name or row.size > MAX_OBJECT_NBYTES:
+                    return False
+                before = name
+                _ = row.entry
+        except (ValueError, IndexError, StructError):
+            return False
+        return True
 
     def _row(self, index: int) -> tuple[int, int, int, int, int, int]:
         """What is packed of a row, and where its text begins."""

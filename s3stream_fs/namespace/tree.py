@@ -16,6 +16,7 @@ import trio
 from cachetools import LRUCache
 
 from s3stream_fs.errors import NotFound, StoreUnavailable
+from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
@@ -73,10 +74,18 @@ class TreeStatistics:
 
 
 class Tree:
-    def __init__(self, store: ObjectStore, shelf: Shelf, *, ttl_seconds: float, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        shelf: Shelf,
+        archive: Archive | None = None,
+        *,
+        ttl_seconds: float,
+        nursery: trio.Nursery,
+    ) -> None:
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._listings = Listings(self._list, shelf, self._on_end, ttl_seconds=ttl_seconds, nursery=nursery)
+        self._listings = Listings(self._list, shelf, archive, self._on_end, ttl_seconds=ttl_seconds, nursery=nursery)
         self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
         self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
         self._asking: dict[tuple[str, bytes], trio.Event] = {}

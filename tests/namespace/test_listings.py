@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
+from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.inodes import InodeTable
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.listings import Listings
@@ -20,7 +21,10 @@ TTL_SECONDS = 60.0
 
 
 def run(
-    case: Callable[[MemoryStore, Listings, Shelf], Awaitable[None]], shelf: Shelf | None = None, page_limit: int = 1000
+    case: Callable[[MemoryStore, Listings, Shelf], Awaitable[None]],
+    shelf: Shelf | None = None,
+    page_limit: int = 1000,
+    archive: Archive | None = None,
 ) -> MemoryStore:
     store = MemoryStore(page_limit)
     shelf = shelf or Shelf(None, 1 << 30)
@@ -30,7 +34,7 @@ def run(
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            listings = Listings(listed, shelf, lambda _: None, ttl_seconds=TTL_SECONDS, nursery=nursery)
+            listings = Listings(listed, shelf, archive, lambda _: None, ttl_seconds=TTL_SECONDS, nursery=nursery)
             await case(store, listings, shelf)
             nursery.cancel_scope.cancel()
 

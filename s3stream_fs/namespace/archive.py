@@ -1,0 +1,296 @@
+"""The archive: listings on disk that outlive the process, so that a restart within their time to live lists nothing.
+
+Owns one SQLite file in the cache folder, which several processes may share. A fault of the disk costs a listing, never
+an answer: what cannot be read, or is not what was written, is simply not there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+from xxhash import xxh3_64_intdigest
+
+from s3stream_fs.namespace.rows import Rows
+
+log = logging.getLogger(__name__)
+
+_FORMAT: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE listing (
+    id INTEGER PRIMARY KEY, space TEXT NOT NULL, prefix TEXT NOT NULL, listed_ms INTEGER NOT NULL,
+    digest BLOB NOT NULL, UNIQUE (space, prefix));
+CREATE INDEX listing_age ON listing (listed_ms);
+CREATE TABLE piece (
+    id INTEGER PRIMARY KEY, listing INTEGER NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX piece_of ON piece (listing);
+"""
+
+_WAIT_SECONDS: Final = 2.0
+"""How long a commit of another process is waited for, in a thread of its own."""
+
+_MAX_QUEUED: Final = 10_000
+"""Listings that wait to be written. More are left out."""
+
+_BATCH: Final = 64
+"""Listings in a transaction."""
+
+_CLOSE_SECONDS: Final = 5.0
+"""For what is queued when the mount ends."""
+
+_SHRUNK_TO: Final = 0.75
+"""Of the limit, where it was reached."""
+
+_SIGNED: Final = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveConfig:
+    """``path`` of the file, in a folder that is private. ``space`` names the store and the bucket.
+
+    ``has_room`` says whether so many bytes more may be written there.
+    """
+
+    path: Path
+    space: str
+    limit_nbytes: int
+    has_room: Callable[[int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A complete listing that hides nothing. ``listed_ms`` is when it was begun, in ms since 1970."""
+
+    prefix: str
+    listed_ms: int
+    digest: bytes
+    pieces: tuple[Rows, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStatistics:
+    """``enabled``: it is used, or would be. ``errors`` of the disk, or of what was found there."""
+
+    enabled: bool
+    found: int
+    saved: int
+    errors: int
+
+
+class Archive:
+    """See ``open_archive``. Its connection is used by one worker thread at a time."""
+
+    def __init__(self, config: ArchiveConfig) -> None:
+        self._config = config
+        self._db: sqlite3.Connection | None = None
+        self._turn = trio.Lock()
+        self._queue: deque[Archived] = deque()
+        self._queued = trio.lowlevel.ParkingLot()
+        self._may_have_any = False
+        self._found = 0
+        self._saved = 0
+        self._errors = 0
+
+    async def find(self, prefix: str, ttl_seconds: float) -> Archived | None:
+        """A directory's listing that is not older than that."""
+        if not self._may_have_any:
+            return None
+        async with self._turn:
+            try:
+                found = await trio.to_thread.run_sync(self._find, prefix, time.time() - ttl_seconds)
+            except (sqlite3.Error, OSError) as error:
+                self._fail(error)
+                return None
+        self._found += found is not None
+        return found
+
+    def save_nowait(self, archived: Archived) -> None:
+        """Have a listing written, soon."""
+        if self._db is not None and len(self._queue) < _MAX_QUEUED:
+            self._queue.append(archived)
+            self._queued.unpark()
+
+    def statistics(self) -> ArchiveStatistics:
+        return ArchiveStatistics(self._db is not None, self._found, self._saved, self._errors)
+
+    async def open(self, ttl_seconds: float) -> None:
+        try:
+            self._may_have_any = await trio.to_thread.run_sync(self._open, time.time() - ttl_seconds)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error)
+
+    async def write(self) -> None:
+        """Write what is queued, until cancelled."""
+        while True:
+            while not self._queue:
+                await self._queued.park()
+            await self.write_batch()
+
+    async def write_batch(self) -> None:
+        async with self._turn:
+            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            try:
+                await trio.to_thread.run_sync(self._save, batch)
+            except (sqlite3.Error, OSError) as error:
+                self._fail(error)
+
+    async def close(self) -> None:
+        with trio.move_on_after(_CLOSE_SECONDS):
+            while self._queue:
+                await self.write_batch()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # What follows runs in a worker thread.
+
+    def _open(self, since: float) -> bool:
+        """Whether there is any listing of this space that was made since then."""
+        path = self._config.path
+        for damaged in (False, True):
+            if damaged:
+                for suffix in ("-wal", "-shm", ""):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+            with suppress(FileExistsError):  # made by us, so that nobody else can read it
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise OSError(0, f"{path.name} is not a regular file")
+            db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False)
+            try:
+                (found,) = db.execute("PRAGMA user_version").fetchone()
+                if found not in (0, _FORMAT):
+                    raise sqlite3.DatabaseError(f"format {found}")
+                if not found:
+                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
+                db.execute("PRAGMA journal_size_limit=4194304")
+                if not found:
+                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+                row = db.execute(
+                    "SELECT 1 FROM listing WHERE space = ? AND listed_ms > ? LIMIT 1",
+                    (self._config.space, _ms(since)),
+                ).fetchone()
+            except sqlite3.OperationalError:
+                db.close()
+                raise  # locked, or the disk is at fault
+            except sqlite3.DatabaseError as error:
+                db.close()
+                if damaged:
+                    raise
+                log.warning("the listings in %s cannot be used (%s): they are made anew", path, error)
+                continue
+            self._db = db
+            return row is not None
+        return False
+
+    def _find(self, prefix: str, since: float) -> Archived | None:
+        if self._db is None:
+            return None
+        row = self._db.execute(
+            "SELECT id, listed_ms, digest FROM listing WHERE space = ? AND prefix = ? AND listed_ms > ?",
+            (self._config.space, prefix, _ms(since)),
+        ).fetchone()
+        if row is None:
+            return None
+        number, listed_ms, digest = row
+        if listed_ms > time.time() * 1000:
+            return None  # the clock was set back
+        pieces: list[Rows] = []
+        for checksum, data in self._db.execute(
+            "SELECT checksum, data FROM piece WHERE listing = ? ORDER BY id", (number,)
+        ):
+            if not isinstance(data, bytes) or xxh3_64_intdigest(data) - _SIGNED != checksum:
+                raise sqlite3.DatabaseError(f"the listing of {prefix!r} is not what was written")
+            rows = Rows(prefix, data)
+            if not rows.is_sound() or (pieces and pieces[-1].name(len(pieces[-1]) - 1) >= rows.name(0)):
+                raise sqlite3.DatabaseError(f"the listing of {prefix!r} is none")
+            pieces.append(rows)
+        return Archived(prefix, listed_ms, bytes(digest), tuple(pieces))
+
+    def _save(self, batch: list[Archived]) -> None:
+        db, space = self._db, self._config.space
+        if db is None:
+            return
+        nbytes = sum(piece.nbytes for archived in batch for piece in archived.pieces)
+        if nbytes > self._config.limit_nbytes or not self._config.has_room(nbytes):
+            return
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._shrink(db, nbytes)
+            for archived in batch:
+                same = (archived.listed_ms, space, archived.prefix, archived.digest)
+                if db.execute(
+                    "UPDATE listing SET listed_ms = ? WHERE space = ? AND prefix = ? AND digest = ?", same
+                ).rowcount:
+                    continue
+                self._remove(db, "space = ? AND prefix = ?", (space, archived.prefix))
+                number = db.execute(
+                    "INSERT INTO listing (listed_ms, space, prefix, digest) VALUES (?, ?, ?, ?)", same
+                ).lastrowid
+                db.executemany(
+                    "INSERT INTO piece (listing, checksum, data) VALUES (?, ?, ?)",
+                    ((number, xxh3_64_intdigest(piece.data) - _SIGNED, piece.data) for piece in archived.pieces),
+                )
+            db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+        self._saved += len(batch)
+
+    def _shrink(self, db: sqlite3.Connection, more_nbytes: int) -> None:
+        """Let the oldest go where the file would become too large."""
+        (page_nbytes,), (pages,), (free,) = (
+            db.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
+        )
+        if (pages - free) * page_nbytes + more_nbytes <= self._config.limit_nbytes:
+            return
+        excess = (pages - free) * page_nbytes + more_nbytes - int(_SHRUNK_TO * self._config.limit_nbytes)
+        for number, nbytes in db.execute(
+            "SELECT listing.id, coalesce(sum(length(data)), 0) FROM listing LEFT JOIN piece ON listing = listing.id"
+            " GROUP BY listing.id ORDER BY listed_ms"
+        ).fetchall():
+            self._remove(db, "id = ?", (number,))
+            excess -= nbytes
+            if excess <= 0:
+                break
+
+    @staticmethod
+    def _remove(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> None:
+        db.execute(f"DELETE FROM piece WHERE listing IN (SELECT id FROM listing WHERE {where})", values)
+        db.execute(f"DELETE FROM listing WHERE {where}", values)
+
+    def _fail(self, error: Exception) -> None:
+        self._errors += 1
+        if self._errors == 1:
+            log.error("listings are not kept on the disk as they should be: %s", error)
+
+
+def _ms(seconds: float) -> int:
+    return int(max(seconds, 0) * 1000)
+
+
+@asynccontextmanager
+async def open_archive(config: ArchiveConfig, ttl_seconds: float) -> AsyncIterator[Archive]:
+    """The archive at ``config.path``, for the time of the context, for listings that are used for so long."""
+    archive = Archive(config)
+    await archive.open(ttl_seconds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(archive.write)
+        try:
+            yield archive
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await archive.close()
