@@ -43,6 +43,9 @@ NAMES: Final = "names.sqlite"
 _WAIT_SECONDS: Final = 5.0
 """How long a writer waits for another process's commit. A reader does not wait at all."""
 
+_WORTH_FOLDING_NBYTES: Final = 256 * 1024
+"""A log of some fifty commits. To fold it takes two fsyncs."""
+
 _SPARE_PAGES: Final = 1000
 """Pages that rows have left, before they are given back to the disk."""
 
@@ -370,6 +373,17 @@ class BlockIndex:
 
     def _grow(self, nbytes: int) -> None:
         self._db.execute("UPDATE total SET nbytes = max(0, nbytes + ?)", (nbytes,))
+
+    def fold(self) -> None:
+        """Copy a log that has grown back into the index, and give its room back, if nobody is reading just now."""
+        log = self._path.with_name(self._path.name + "-wal")
+        if not log.exists() or log.stat().st_size < _WORTH_FOLDING_NBYTES:
+            return
+        self._db.execute("PRAGMA busy_timeout=0")
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout={int(_WAIT_SECONDS * 1000)}")
 
     def _own_nbytes(self) -> int:
         nbytes = 0

@@ -363,10 +363,15 @@ class Writer:
         # not help.
         free, whole = self.folder.files.free_nbytes()
         free -= self._config.reserve.of(whole) + _INDEX_ROOM_NBYTES
+        folded = False
         while self._config.limit_nbytes:
             room = min(self._config.limit_nbytes - index.nbytes(), free)
             if room >= wanted:
                 return wanted
+            if not folded:
+                folded = True
+                index.fold()  # the index's log counts, and no file shall go for it
+                continue
             self._write_last_uses()
             before = evictable_before(policy, self._clock.now_ms())
             victims = []
