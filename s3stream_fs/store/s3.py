@@ -35,7 +35,6 @@ class S3Store:
         self._control = control
         self._data = data
         self._heads = 0
-        self._lists = 0
         self._gets = 0
         self._nbytes_received = 0
         self._counting = _Counting()
@@ -46,7 +45,6 @@ class S3Store:
             return await self._control.head(key)
 
     async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
-        self._lists += 1
         with self._counting:
             return await self._control.list_page(prefix, token, after, limit)
 
@@ -63,7 +61,7 @@ class S3Store:
     def statistics(self) -> S3Statistics:
         return S3Statistics(
             heads=self._heads,
-            lists=self._lists,
+            lists=self._control.lists,
             gets=self._gets,
             nbytes_received=self._nbytes_received,
             errors=self._counting.errors,
