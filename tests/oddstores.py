@@ -110,4 +110,23 @@ def directory_bucket(*, refuses_start_after: bool = True) -> Layer:
             text = "".join(pieces)
         return text
 
-    return listings(ask, answer)
+    listing = listings(ask, answer)
+
+    def layer(app: App) -> App:
+        lists = listing(app)
+
+        def odd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if environ.get("QUERY_STRING", "").partition("=")[0] != "session":
+                return lists(environ, start_response)
+            start_response("200 OK", [("Content-Type", "application/xml")])
+            return [_SESSION]
+
+        return odd
+
+    return layer
+
+
+_SESSION = b"""<CreateSessionResult><Credentials><AccessKeyId>testing</AccessKeyId>
+<SecretAccessKey>testing</SecretAccessKey><SessionToken>testing</SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></CreateSessionResult>"""
+"""A directory bucket is asked with the credentials of a session."""

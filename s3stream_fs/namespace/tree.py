@@ -1,7 +1,8 @@
 """The tree: what a name in a directory is, answered with as few requests as the time to live allows.
 
 Owns the listings and single answers that are still fresh, and the tasks that load listings. A listing answers for every
-name of its directory; where there is none, one LIST that begins with the name answers for the name alone.
+name of its directory; where there is none, one LIST that begins with the name answers for the name alone (in directory
+buckets, which have no such LIST, a HEAD and a LIST).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 
 import trio
 from cachetools import LRUCache
+from outcome import Outcome, acapture
 
 from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
@@ -127,6 +129,7 @@ class Tree:
         listing = self._fresh_listing(prefix)
         if listing is None:
             listing = Listing(prefix, trio.current_time() + self._ttl_seconds)
+            listing.ordered = self._store.lists_any_prefix
             self._listings_started += 1
             self._keep(listing)
             self._nursery.start_soon(self._load, listing)
@@ -191,6 +194,8 @@ class Tree:
         """
         key = prefix + text
         directory = DirectoryEntry(name, key + "/")
+        if not self._store.lists_any_prefix:
+            return await self._entry_by_head(directory, key)
         page = await self._list(key, limit=_LOOKUP_LIMIT)
         if directory.prefix in page.prefixes:
             return directory
@@ -202,6 +207,24 @@ class Tree:
             if info.id.key == key:
                 return FileEntry(name, info)
         return None
+
+    async def _entry_by_head(self, directory: DirectoryEntry, key: str) -> Entry | None:
+        """For stores that list below whole directories only: a HEAD and a LIST at the same time."""
+        listed: list[Outcome[ListPage]] = []
+
+        async def below() -> None:
+            listed.append(await acapture(self._list, directory.prefix, limit=1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(below)
+            headed = await acapture(self._store.head, key)
+        page = listed[0].unwrap()
+        if page.objects or page.prefixes:
+            return directory
+        try:
+            return FileEntry(directory.name, headed.unwrap())
+        except NotFound:
+            return None
 
     async def _list(self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
         try:

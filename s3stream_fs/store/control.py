@@ -58,6 +58,7 @@ class ControlPlane:
         self._bucket = config.bucket
         self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
         self.region = region
+        self.lists_any_prefix = not config.directory_bucket
         self.lists = 0
         """Requests sent."""
         # What directory buckets have is said by all of their listings, and they know no such parameter.

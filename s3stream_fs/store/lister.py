@@ -189,10 +189,9 @@ class Lister:
         while not _all_same(left):
             differing = [at for at in range(len(names)) if len({read_as[at] for read_as in left.values()}) > 1]
             # Of names with odd characters some stores do not like to be asked.
-            at = next(
-                (at for at in differing if all(read_as[at].isprintable() for read_as in left.values())), differing[0]
-            )
-            for text in dict.fromkeys(read_as[at] for read_as in left.values()):
+            liked = (at for at in differing if all(read_as[at].isprintable() for read_as in left.values()))
+            at = next(liked, differing[0])
+            for text in filter(_is_text, dict.fromkeys(read_as[at] for read_as in left.values())):
                 try:
                     again = written(await self._ask(operation, _arguments(text.removesuffix("/"), _ENOUGH)))
                 except Transient:
@@ -215,6 +214,11 @@ def _all_same(meant: dict[Spelling, list[str]]) -> bool:
 def _begins(keys: Sequence[str], prefixes: Sequence[str]) -> str:
     """The first name of a page; for an empty one what is behind all names."""
     return min((*keys[:1], *prefixes[:1]), default=_LAST)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a request can hold it: not, if a page held what is no UTF-8."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _any_plus(names: Sequence[str]) -> bool:

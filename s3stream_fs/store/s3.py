@@ -39,6 +39,10 @@ class S3Store:
         self._nbytes_received = 0
         self._counting = _Counting()
 
+    @property
+    def lists_any_prefix(self) -> bool:
+        return self._control.lists_any_prefix
+
     async def head(self, key: str) -> ObjectInfo:
         self._heads += 1
         with self._counting:
@@ -94,8 +98,8 @@ class _Counting:
 async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
     """The bucket, for the time of the context. Sends the store no request. Raises UsageError and StoreError."""
     async with open_control_plane(config) as control:
-        if config.bucket.startswith("arn:"):
-            # obstore knows no access points by ARN; botocore does.
+        if config.bucket.startswith("arn:") or (config.directory_bucket and config.endpoint_url is None):
+            # obstore knows no access points by ARN, nor the zonal endpoints of directory buckets; botocore does.
             yield S3Store(control, None)
             return
         endpoint = control.endpoint_url

@@ -293,3 +293,14 @@ def test_a_directory_bucket_is_listed_from_its_beginning_by_the_second_version()
         assert await walked(lister, limit=1) == list("abc")
 
     trio.run(main)
+
+
+def test_what_is_no_text_is_not_asked_for() -> None:
+    store = Store(["bad", "good"], key=lambda name: "%ED%A0%80" if name == "bad" else name)
+
+    async def main() -> None:
+        assert await walked(Lister(store.ask)) == ["\udced\udca0\udc80", "good"]
+        # Asked for as it is written only: perhaps that is its name.
+        assert store.requests == [("list_objects_v2", ""), ("list_objects_v2", "%ED%A0%80")]
+
+    trio.run(main)
