@@ -110,7 +110,8 @@ class Lister:
     async def _by_marker(self, prefix: str, marker: str, limit: int) -> ListPage:
         arguments = _arguments(prefix, limit)
         if marker:
-            arguments["Marker"] = marker + _LAST if marker.endswith("/") and not self._skips_prefixes else marker
+            rolled_up = marker.endswith("/") and marker != prefix
+            arguments["Marker"] = marker + _LAST if rolled_up and not self._skips_prefixes else marker
         page = written(await self._ask("list_objects", arguments))
         keys, prefixes = await self._names(page, prefix, "list_objects")
         if marker and page.truncated and self._skips_prefixes and prefixes == [marker] and not keys:

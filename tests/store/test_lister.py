@@ -304,3 +304,14 @@ def test_what_is_no_text_is_not_asked_for() -> None:
         assert store.requests == [("list_objects_v2", ""), ("list_objects_v2", "%ED%A0%80")]
 
     trio.run(main)
+
+
+def test_the_marker_object_of_a_directory_is_not_what_is_rolled_up_in_it() -> None:
+    store = Store(["a/", "a/x", "a/y", "b/z"], first_version=True, next_marker=str, skips=False)
+
+    async def main() -> None:
+        lister = Lister(store.ask)
+        assert await walked(lister, limit=1) == ["a/", "b/"]  # by now it is known that it lists a marker again
+        assert await walked(lister, "a/", limit=1) == ["a/", "a/x", "a/y"]
+
+    trio.run(main)
