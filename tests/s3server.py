@@ -21,6 +21,8 @@ from moto.moto_server.utilities import RegexConverter
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from oddstores import Layer
+
 Kind = Literal["HEAD", "LIST", "GET", "other"]
 
 _DIRECT: Final = "x-test-direct"
@@ -69,9 +71,13 @@ class _Handler(WSGIRequestHandler):
 
 
 class S3Server:
-    """``with S3Server() as server``: a started server with no buckets."""
+    """``with S3Server() as server``: a started server with no buckets.
 
-    def __init__(self) -> None:
+    ``layer`` makes it another store than Amazon S3 (``oddstores``).
+    """
+
+    def __init__(self, layer: Layer | None = None) -> None:
+        self._layer = layer
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -83,6 +89,7 @@ class S3Server:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         vars(werkzeug_app)["RegexConverter"] = _AnyKey
         self._app = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
+        self._served = self._layer(self._app) if self._layer is not None else self._app
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -121,7 +128,8 @@ class S3Server:
         return self._client
 
     def create_bucket(self, bucket: str) -> None:
-        self._client.create_bucket(Bucket=bucket)
+        # Past HTTP: for directory buckets boto3 would open a session with what is not there yet.
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
 
     def put(self, bucket: str, key: str, data: bytes = b"", **kwargs: Any) -> str:
         """Store an object. Returns its ETag, without quotes. ``kwargs`` are those of boto3's put_object."""
@@ -192,7 +200,7 @@ class S3Server:
             body = b"" if kind == "HEAD" else f"<Error><Code>{fault.code}</Code><Message>m</Message></Error>".encode()
             capture(f"{fault.status} Fault", [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
         else:
-            body = b"".join(self._app(environ, capture))
+            body = b"".join(self._served(environ, capture))
         headers = dict(captured["headers"])
         if fault is not None and fault.headers:
             altered = {name.lower() for name in fault.headers}

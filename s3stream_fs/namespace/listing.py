@@ -90,7 +90,7 @@ class Listing:
         "prefix",
     )
 
-    def __init__(self, prefix: str, fresh_until: float, shelf: Shelf) -> None:
+    def __init__(self, prefix: str, fresh_until: float, shelf: Shelf, *, ordered: bool = True) -> None:
         self.prefix = prefix
         self._shelf = shelf
         self.fresh_until = fresh_until
@@ -113,7 +113,7 @@ class Listing:
         self.lanes = [Lane(b"", None)]
         """What is being loaded, in the order of keys: one range, or several at the same time. None of it is left when
         it is complete."""
-        self.ordered = True
+        self.ordered = ordered
         """The store lists in the order of keys, as far as was seen."""
         self._changed: trio.lowlevel.ParkingLot | None = trio.lowlevel.ParkingLot()
 

@@ -44,14 +44,16 @@ class Listings:
         archive: Archive | None,
         ended: Callable[[Listing], None],
         *,
+        ordered: bool,
         ttl_seconds: float,
         nursery: trio.Nursery,
     ) -> None:
-        """``ended`` is called with each listing that is complete, or has failed."""
+        """``ended`` is called with each listing that is complete, or has failed. ``ordered``: the store's are."""
         self._list_from = list_from
         self._shelf = shelf
         self._archive = archive
         self._ended = ended
+        self._ordered = ordered
         self._ttl_seconds = ttl_seconds
         self._nursery = nursery
         self._kept: dict[str, Listing] = {}
@@ -83,7 +85,8 @@ class Listings:
         return self._begin(prefix, anew=True)
 
     def _begin(self, prefix: str, *, anew: bool) -> Listing:
-        listing = Listing(prefix, trio.current_time() + self._ttl_seconds, self._shelf)
+        fresh_until = trio.current_time() + self._ttl_seconds
+        listing = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
         before = self._kept.pop(prefix, None)
         self._kept[prefix] = listing
         self._started += 1

@@ -1,7 +1,8 @@
 """The tree: what a name in a directory is, answered with as few requests as the time to live allows.
 
 Owns the single answers that are still fresh. A listing answers for every name of its directory; where there is none,
-one LIST that begins with the name answers for the name alone.
+one LIST that begins with the name answers for the name alone (in directory buckets, which have no such LIST, a HEAD and
+a LIST).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 import trio
 from cachetools import LRUCache
+from outcome import Outcome, acapture
 
 from s3stream_fs.errors import NotFound, StoreUnavailable
 from s3stream_fs.namespace.archive import Archive
@@ -85,7 +87,15 @@ class Tree:
     ) -> None:
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._listings = Listings(self._list, shelf, archive, self._on_end, ttl_seconds=ttl_seconds, nursery=nursery)
+        self._listings = Listings(
+            self._list,
+            shelf,
+            archive,
+            self._on_end,
+            ordered=store.lists_any_prefix,
+            ttl_seconds=ttl_seconds,
+            nursery=nursery,
+        )
         self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
         self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
         self._asking: dict[tuple[str, bytes], trio.Event] = {}
@@ -211,6 +221,8 @@ class Tree:
         go on with a character below '/' that the directory, which comes after them, does not fit the page.
         """
         key = prefix + text
+        if not self._store.lists_any_prefix:
+            return await self._ask_by_head(prefix, name, key)
         fresh_until = trio.current_time() + self._ttl_seconds
         page = await self._list(key, limit=_LOOKUP_LIMIT, flat=True)
         info = next((info for info in page.objects if info.id.key == key), None)
@@ -222,6 +234,24 @@ class Tree:
                     self._answers[above, inside] = Answer(row, fresh_until)
             return row_of(prefix, name, None)
         return None if info is None else row_of(prefix, name, info)
+
+    async def _ask_by_head(self, prefix: str, name: bytes, key: str) -> Row | None:
+        """For stores that list below whole directories only: a HEAD and a LIST at the same time."""
+        listed: list[Outcome[ListPage]] = []
+
+        async def below() -> None:
+            listed.append(await acapture(self._list, key + "/", limit=1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(below)
+            headed = await acapture(self._store.head, key)
+        page = listed[0].unwrap()
+        if page.objects or page.prefixes:
+            return row_of(prefix, name, None)
+        try:
+            return row_of(prefix, name, headed.unwrap())
+        except NotFound:
+            return None
 
     async def _list(
         self, prefix: str, token: str | None = None, after: str = "", limit: int = 1000, *, flat: bool = False

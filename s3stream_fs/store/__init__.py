@@ -18,6 +18,15 @@ class ObjectStore(Protocol):
     says is trusted: a method returns only what it has checked.
     """
 
+    @property
+    def lists_any_prefix(self) -> bool:
+        """Whether ``list_page`` takes any prefix, and lists in the order of keys.
+
+        Directory buckets (S3 Express One Zone) do not: a prefix is empty or ends in ``/``, the names below it come in
+        no order, and there is no ``after``.
+        """
+        ...
+
     async def head(self, key: str) -> ObjectInfo:
         """What the store knows of one key. Raises NotFound, Denied, Transient."""
         ...

@@ -49,3 +49,8 @@ class S3Config:
             # A dot in the name breaks the certificate's wildcard.
             return self.endpoint_url is None and "." not in self.bucket
         return self.addressing == "virtual"
+
+    @property
+    def directory_bucket(self) -> bool:
+        """Whether it is a directory bucket (S3 Express One Zone) or an access point of one: their names say so."""
+        return self.bucket.endswith(("--x-s3", "--xa-s3"))

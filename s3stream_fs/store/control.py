@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import botocore
 import botocore.exceptions
@@ -22,7 +23,9 @@ from s3stream_fs.errors import Denied, ObjectChanged, StoreUnavailable, UsageErr
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.config import S3Config
 from s3stream_fs.store.faults import from_botocore
-from s3stream_fs.store.page import bare, checked_info, parse_page
+from s3stream_fs.store.lister import Lister
+from s3stream_fs.store.page import bare, checked_info
+from s3stream_fs.store.spelling import Spelling
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 _CONNECT_SECONDS: Final = 10
@@ -55,7 +58,17 @@ class ControlPlane:
         self._bucket = config.bucket
         self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
         self.region = region
+        self.lists_any_prefix = not config.directory_bucket
+        self.lists = 0
+        """Requests sent."""
+        # What directory buckets have is said by all of their listings, and they know no such parameter.
+        self._list_arguments = {} if config.directory_bucket else {"OptionalObjectAttributes": ["RestoreStatus"]}
         self.endpoint_url = str(client.meta.endpoint_url)
+        self._lister = Lister(
+            self._list,
+            spelling=Spelling.FORM if _is_amazon(self.endpoint_url) else None,
+            directory_bucket=config.directory_bucket,
+        )
 
     async def credentials(self) -> Any:
         """The chain's credentials at this moment, refreshed where they were about to expire. Raises Denied."""
@@ -82,15 +95,12 @@ class ControlPlane:
         )
 
     async def list_page(self, prefix: str, token: str | None, after: str, limit: int, *, flat: bool) -> ListPage:
-        arguments: dict[str, Any] = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
-        if not flat:
-            arguments["Delimiter"] = "/"
-        if token is not None:
-            arguments["ContinuationToken"] = token
-        elif after:
-            arguments["StartAfter"] = after
-        answer = await self._call("list_objects_v2", OptionalObjectAttributes=["RestoreStatus"], **arguments)
-        return parse_page(answer[_UNPARSED], prefix, token)
+        return await self._lister.list_page(prefix, token, after, limit, flat=flat)
+
+    async def _list(self, operation: str, arguments: dict[str, Any]) -> bytes:
+        self.lists += 1
+        answer = await self._call(operation, **arguments, **self._list_arguments)
+        return bytes(answer[_UNPARSED])
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         match = {"IfMatch": f'"{object_id.etag}"'} if object_id.etag else {}
@@ -167,13 +177,18 @@ async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
         except botocore.exceptions.BotoCoreError as error:
             # A source of credentials did not answer, or with something else.
             raise from_botocore(error) from None
-        client.meta.events.register("before-parse.s3.ListObjectsV2", _keep_unparsed)
+        for operation in ("ListObjectsV2", "ListObjects"):
+            client.meta.events.register(f"before-parse.s3.{operation}", _keep_unparsed)
         # It parses each answer to see whether it is an error with status 200. Of those asked for here only a listing
-        # has a body that is not streamed, and parse_page sees that.
+        # has a body that is not streamed, and `page` sees that.
         if (look_for_errors := getattr(botocore.handlers, "_handle_200_error", None)) is not None:
             client.meta.events.unregister("before-parse.s3.*", look_for_errors)
         control = ControlPlane(client, session, config, region)
         yield control
+
+
+def _is_amazon(endpoint_url: str) -> bool:
+    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _keep_unparsed(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:

@@ -41,6 +41,7 @@ _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "Throttling": Throttled,
     "TooManyRequests": Throttled,
     "RequestTimeout": StoreUnavailable,
+    "NotImplemented": StoreError,
 }
 """S3's error codes where they say more than the HTTP status."""
 
@@ -52,6 +53,7 @@ _BY_STATUS: Final[dict[int, type[StoreError]]] = {
     412: ObjectChanged,
     416: ObjectChanged,
     429: Throttled,
+    501: StoreError,  # it will not know it the next time either
     503: Throttled,
 }
 

@@ -30,16 +30,21 @@ class MemoryStore:
     """Objects by key. ``requests`` tells what was asked for: (kind, key or prefix), and a GET's start and stop.
 
     While ``gate`` is an Event, every request waits for it, after it was noted. ``seconds``, where it is set, says how
-    long each request takes, one after the other.
+    long each request takes, one after the other. A ``directory_bucket`` lists as those of S3 Express One Zone do.
     """
 
-    def __init__(self, page_limit: int = 1000) -> None:
+    def __init__(self, page_limit: int = 1000, *, directory_bucket: bool = False) -> None:
         self._page_limit = page_limit
+        self._directory_bucket = directory_bucket
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._failures: list[_Failure] = []
         self.requests: list[tuple[str | int, ...]] = []
         self.gate: trio.Event | None = None
         self.seconds: Iterator[float] | None = None
+
+    @property
+    def lists_any_prefix(self) -> bool:
+        return not self._directory_bucket
 
     def put(self, key: str, data: bytes = b"", storage_class: str = "STANDARD") -> ObjectId:
         object_id = ObjectId(key, md5(data, usedforsecurity=False).hexdigest(), len(data))
@@ -73,6 +78,8 @@ class MemoryStore:
         failure = await self._begin("LIST", prefix)
         if failure is not None:
             raise failure.error.again()
+        if self._directory_bucket:
+            return self._scattered_page(prefix, token, after, limit, flat)
         keys = sorted(self._objects, key=str.encode)
         encoded = [key.encode() for key in keys]
         index = bisect_right(encoded, (token or after).encode())
@@ -94,6 +101,26 @@ class MemoryStore:
                 objects.append(self._objects[key][0])
             last = rolled_up or key
         return ListPage(tuple(objects), tuple(prefixes), None)
+
+    def _scattered_page(self, prefix: str, token: str | None, after: str, limit: int, flat: bool) -> ListPage:
+        if after or (prefix and not prefix.endswith("/")):
+            raise StoreError("400 InvalidArgument")
+        names: dict[str, ObjectInfo | None] = {}
+        for key, (info, _) in self._objects.items():
+            if key.startswith(prefix):
+                head, slash, _rest = key[len(prefix) :].partition("/")
+                names[key if flat else prefix + head + slash] = info if flat or not slash else None
+        # Any order that stays the same.
+        order = sorted(names, key=lambda name: md5(name.encode(), usedforsecurity=False).digest())
+        start = order.index(token) + 1 if token is not None else 0
+        page = order[start : start + min(limit, self._page_limit)]
+        infos = [names[name] for name in page]
+        more = start + len(page) < len(order)
+        return ListPage(
+            tuple(info for info in infos if info is not None),
+            tuple(name for name, info in zip(page, infos, strict=True) if info is None),
+            page[-1] if more else None,
+        )
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         failure = await self._begin("GET", object_id.key, byte_range.start, byte_range.stop)

@@ -1,59 +1,97 @@
-"""One page of ListObjectsV2, from XML to what it says, checked: nothing of it is trusted. Pure.
+"""One page of a listing, from XML to what it says, checked: nothing of it is trusted. Pure.
 
-botocore's own parser takes 40 to 70 ms for a page of 1,000 keys, this one 4.
+botocore's own parser takes 40 to 70 ms for a page of 1,000 keys, ElementTree and a loop 5 to 6, and with the objects
+cut out before (``contents``) it is 1.5 to 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Final
-from urllib.parse import unquote
+from typing import Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.store.contents import PLACE, Row, cut_run
 from s3stream_fs.types import NANOSECONDS, ListPage, ObjectId, ObjectInfo
 
 _MAX_OBJECT_NBYTES: Final = 1 << 53
 """No store holds objects of 8 PiB; a listing that says so is wrong, and some programs would overflow."""
 
 
-def parse_page(body: bytes, prefix: str, token: str | None) -> ListPage:
-    """What a page of the keys below ``prefix`` says, which was asked for with ``token``.
+class Written(NamedTuple):
+    """A page as it is written: names may be encoded, and nobody has compared them with what was asked for."""
 
-    Raises StoreUnavailable for what is no listing, or not all of one, and StoreError for one that cannot be true.
+    rows: list[Row]
+    prefixes: list[str]
+    truncated: bool
+    next_token: str | None
+    next_marker: str | None
+    announced: bool
+    """It says that names are encoded."""
+
+    @property
+    def keys(self) -> list[str]:
+        return [row[0] for row in self.rows]
+
+
+def written(body: bytes) -> Written:
+    """What a page says, word for word. Raises StoreUnavailable for what is no listing, or not all of one."""
+    run = cut_run(body)
+    if run is not None:
+        with suppress(_Elsewhere, StoreError):
+            return _by_elements(run.rest, run.rows)
+    return _by_elements(body)
+
+
+def checked_page(
+    page: Written, keys: Sequence[str], prefixes: Sequence[str], next_token: str | None, prefix: str, token: str | None
+) -> ListPage:
+    """A page of the keys below ``prefix``, which was asked for with ``token``.
+
+    ``keys`` and ``prefixes`` are the page's own, as they are meant. Raises StoreError for one that cannot be true.
     """
-    try:
-        root = fromstring(body)
-    except ParseError as error:
-        raise StoreUnavailable(f"the store's listing cannot be read: {error}") from None
-    names = _Names()
-    if names[root.tag] != "ListBucketResult":
-        raise StoreUnavailable(f"the store answers a listing with {names[root.tag]!r}")
-    # Some stores ignore encoding-type, and then a percent sign in a key is a percent sign.
-    decoded: Callable[[str], str] = str
-    for node in root:
-        if names[node.tag] == "EncodingType" and node.text == "url":
-            decoded = unquote
-    objects: list[ObjectInfo] = []
-    prefixes: list[str] = []
-    truncated = False
-    next_token = None
-    for node in root:
-        name = names[node.tag]
-        if name == "Contents":
-            objects.append(_object(node, names, prefix, decoded))
-        elif name == "CommonPrefixes":
-            prefixes += [_common_prefix(child, prefix, decoded) for child in node if names[child.tag] == "Prefix"]
-        elif name == "IsTruncated":
-            truncated = node.text == "true"
-        elif name == "NextContinuationToken":
-            next_token = node.text
-    if not truncated:
+    for key in keys:
+        if not key.startswith(prefix) or not key:
+            raise untrue(key, prefix)
+    for common in prefixes:
+        if not common.startswith(prefix) or len(common) <= len(prefix):
+            raise untrue(common, prefix)
+    if not page.truncated:
         next_token = None
-    elif not next_token or next_token == token or not (objects or prefixes):
+    elif not next_token or next_token == token or not (keys or prefixes):
         raise StoreError(f"the listing of {prefix!r} does not come to an end")
+    mtimes = _Times()
+    new = tuple.__new__  # what NamedTuple's own constructor comes to, in half the time
+    objects = [
+        new(
+            ObjectInfo,
+            (new(ObjectId, (key, etag, int(size))), mtimes[modified], in_class or "STANDARD", restored != "", None),
+        )
+        for key, (_, modified, etag, size, in_class, restored) in zip(keys, page.rows, strict=True)
+    ]
     return ListPage(tuple(objects), tuple(prefixes), next_token)
+
+
+def untrue(name: str, prefix: str) -> StoreError:
+    return StoreError(f"the store lists {name!r} under {prefix!r}; it cannot be trusted")
+
+
+class _Times(dict[str, int]):
+    """Nanoseconds by what is written; many objects of a page have the same."""
+
+    def __missing__(self, text: str) -> int:
+        try:
+            mtime_ns = int(datetime.fromisoformat(text).timestamp() * NANOSECONDS)
+        except (ValueError, OverflowError):
+            mtime_ns = 0
+        self[text] = mtime_ns
+        return mtime_ns
+
+
+class _Elsewhere(Exception):
+    """What looks like the objects of the listing stands in something else."""
 
 
 class _Names(dict[str, str]):
@@ -64,21 +102,51 @@ class _Names(dict[str, str]):
         return name
 
 
-def _object(node: Element, names: _Names, prefix: str, decoded: Callable[[str], str]) -> ObjectInfo:
-    found = {names[child.tag]: child.text or "" for child in node}
-    key = decoded(found.get("Key", ""))
-    if not key.startswith(prefix) or not key:
-        raise StoreError(f"the store lists {key!r} under {prefix!r}; it cannot be trusted")
-    restored = "RestoreStatus" in found and _is_restored(node, names)
-    return checked_info(
-        key,
-        found.get("ETag", ""),
-        _integer(found.get("Size", "")),
-        _time(found.get("LastModified", "")),
-        found.get("StorageClass", "STANDARD"),
-        restored,
-        None,
+def _by_elements(body: bytes | str, run: list[Row] | None = None) -> Written:
+    """``run`` are the objects that stood where the body now has an element ``PLACE``.
+
+    Raises _Elsewhere where that is no child of the root.
+    """
+    try:
+        root = fromstring(body)
+    except (ParseError, LookupError, ValueError) as error:  # the latter two: encodings that Python does not have
+        raise StoreUnavailable(f"the store's listing cannot be read: {error}") from None
+    names = _Names()
+    if names[root.tag] != "ListBucketResult":
+        raise StoreUnavailable(f"the store answers a listing with {names[root.tag]!r}")
+    rows: list[Row] = []
+    prefixes: list[str] = []
+    said: dict[str, str | None] = {}
+    for node in root:
+        name = names[node.tag]
+        if name == "Contents":
+            rows.append(_row(node, names))
+        elif name == "CommonPrefixes":
+            prefixes += [child.text or "" for child in node if names[child.tag] == "Prefix"]
+        else:
+            said[name] = node.text
+    if run is not None:
+        if rows or [names[node.tag] for node in root].count(PLACE) != 1:
+            raise _Elsewhere
+        rows = run
+    return Written(
+        rows,
+        prefixes,
+        said.get("IsTruncated") == "true",
+        said.get("NextContinuationToken"),
+        said.get("NextMarker"),
+        said.get("EncodingType") == "url",
     )
+
+
+def _row(node: Element, names: _Names) -> Row:
+    found = {names[child.tag]: child.text or "" for child in node}
+    key = found.get("Key", "")
+    size = found.get("Size", "")
+    _check_size(key, int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else size)
+    restored = "yes" if "RestoreStatus" in found and _is_restored(node, names) else ""
+    etag = bare(found.get("ETag", ""))
+    return key, found.get("LastModified", ""), etag, size, found.get("StorageClass", ""), restored
 
 
 def _is_restored(node: Element, names: _Names) -> bool:
@@ -86,22 +154,10 @@ def _is_restored(node: Element, names: _Names) -> bool:
     return status.get("IsRestoreInProgress") == "false"
 
 
-def _common_prefix(node: Element, prefix: str, decoded: Callable[[str], str]) -> str:
-    common = decoded(node.text or "")
-    if not common.startswith(prefix) or len(common) <= len(prefix):
-        raise StoreError(f"the store lists {common!r} under {prefix!r}; it cannot be trusted")
-    return common
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
+def _check_size(key: str, size: object) -> int:
+    if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
+        raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
+    return size
 
 
 def checked_info(
@@ -114,10 +170,9 @@ def checked_info(
     version_id: str | None,
 ) -> ObjectInfo:
     """What a store says of one object. Raises StoreError where it cannot be true."""
-    if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
-        raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
+    object_id = ObjectId(key, bare(etag), _check_size(key, size))
     mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
-    return ObjectInfo(ObjectId(key, bare(etag), size), mtime_ns, storage_class, restored, version_id)
+    return ObjectInfo(object_id, mtime_ns, storage_class, restored, version_id)
 
 
 def bare(etag: str) -> str:

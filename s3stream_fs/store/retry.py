@@ -63,6 +63,10 @@ class RetryingStore:
         self._throttled = 0
         self._given_up = 0
 
+    @property
+    def lists_any_prefix(self) -> bool:
+        return self._inner.lists_any_prefix
+
     async def head(self, key: str) -> ObjectInfo:
         return await self.retried(f"HEAD of {key!r}", lambda: self._inner.head(key))
 

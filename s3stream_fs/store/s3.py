@@ -35,10 +35,13 @@ class S3Store:
         self._control = control
         self._data = data
         self._heads = 0
-        self._lists = 0
         self._gets = 0
         self._nbytes_received = 0
         self._counting = _Counting()
+
+    @property
+    def lists_any_prefix(self) -> bool:
+        return self._control.lists_any_prefix
 
     async def head(self, key: str) -> ObjectInfo:
         self._heads += 1
@@ -48,7 +51,6 @@ class S3Store:
     async def list_page(
         self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
     ) -> ListPage:
-        self._lists += 1
         with self._counting:
             return await self._control.list_page(prefix, token, after, limit, flat=flat)
 
@@ -73,7 +75,7 @@ class S3Store:
     def statistics(self) -> S3Statistics:
         return S3Statistics(
             heads=self._heads,
-            lists=self._lists,
+            lists=self._control.lists,
             gets=self._gets,
             nbytes_received=self._nbytes_received,
             errors=self._counting.errors,
@@ -106,8 +108,8 @@ class _Counting:
 async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
     """The bucket, for the time of the context. Sends the store no request. Raises UsageError and StoreError."""
     async with open_control_plane(config) as control:
-        if config.bucket.startswith("arn:"):
-            # obstore knows no access points by ARN; botocore does.
+        if config.bucket.startswith("arn:") or (config.directory_bucket and config.endpoint_url is None):
+            # obstore knows no access points by ARN, nor the zonal endpoints of directory buckets; botocore does.
             yield S3Store(control, None)
             return
         endpoint = control.endpoint_url

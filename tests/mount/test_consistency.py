@@ -59,6 +59,25 @@ def test_deleted_while_open(server: S3Server, mounted: Mounted) -> None:
     assert not (mount.path / "file").exists()
 
 
+def test_a_delete_marker_hides_the_name_and_its_removal_shows_it(server: S3Server, mounted: Mounted) -> None:
+    """In a versioned bucket the latest version is what there is; a GET names it by its ETag."""
+    server.create_bucket("bucket")
+    server.client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
+    for data in (b"first", b"second"):
+        server.put("bucket", "file", data, ContentType="text/plain")
+    server.put("bucket", "other", b"other")
+    mount = mounted(server, "bucket", metadata_ttl="1")
+    path = mount.path / "file"
+    assert path.read_bytes() == b"second"
+    marker = server.client.delete_object(Bucket="bucket", Key="file")
+    assert marker["DeleteMarker"]
+    wait_until(lambda: not path.exists())
+    assert os.listdir(mount.path) == ["other"]
+    server.client.delete_object(Bucket="bucket", Key="file", VersionId=marker["VersionId"])
+    wait_until(path.exists)
+    assert path.read_bytes() == b"second"
+
+
 def test_ttl_zero_asks_every_time(server: S3Server, mounted: Mounted) -> None:
     server.create_bucket("bucket")
     mount = mounted(server, "bucket", metadata_ttl="0")

@@ -56,6 +56,8 @@ def test_row(server: S3Server, mounted: Mounted, keys: dict[str, bytes], shown: 
 ODD_NAMES = [
     *("a b", "100%", "%41", "a#b", "a?b", "a*b", "'single'", '"double"', "a\\b", "tab\there", "new\nline", "\x01\x7f"),
     *("naïve", "nai\u0308ve", "ملف", "😀", "A", "a", "~", "^", "&", "+", "=", ":", "|", "<>", "[x]", "{y}", "..."),
+    # What XML cannot carry, and what it would change.
+    *("\x0b", "\x1f!", "\ufffe", "x\uffff", "\x85", "\u2028", "\r", "\r\n", "a\r", "<![CDATA[x]]>", "&lt;", "\x1b[0m"),
     *("-a-", " leading", "trailing ", ".hidden", "a.", "$HOME", "`id`", ";", "\u200b", "\ufeff"),
 ]
 
@@ -74,6 +76,41 @@ def test_odd_names_are_byte_exact(server: S3Server, mounted: Mounted) -> None:
     mount.remount()
     for name in ODD_NAMES:
         assert Path(os.fsdecode(os.fsencode(mount.path) + f"/d/{name}".encode())).read_bytes() == name.encode()
+
+
+def of_length(nbytes: int, *parts: str) -> str:
+    """A key of so many bytes that begins with these parts, each in a directory of the one before."""
+    key = "/".join(parts) + "/"
+    return key + "k" * (nbytes - len(key.encode()))
+
+
+LONG_KEYS = [
+    of_length(1024, LONGEST, LONGEST, LONGEST, "d"),  # four components of 255 bytes and less
+    of_length(1024, "é" * 127, "ü" * 127, "漢" * 85, "xx"),
+    of_length(1024, *(f"{level:02}" for level in range(100)), *["m" * 200] * 3),
+    "/".join(str(level % 10) for level in range(100)) + "/leaf",
+]
+
+
+def test_the_longest_keys_and_the_deepest(server: S3Server, mounted: Mounted) -> None:
+    server.create_bucket("bucket")
+    for key in LONG_KEYS:
+        server.put("bucket", key, key.encode())
+    too_long = of_length(1024, "short", LONGEST + "n", "below")
+    server.put("bucket", too_long, b"x")
+    mount = mounted(server, "bucket")
+    for key in LONG_KEYS:  # by its whole path, with nothing listed
+        assert len(key.encode()) <= 1024
+        path = mount.path / key
+        assert path.stat().st_size == len(key.encode())
+        assert path.read_bytes() == key.encode()
+    mount.remount()
+    files = {name: data for name, data in tree(mount.path).items() if data is not None}
+    assert files == {key.encode(): key.encode() for key in LONG_KEYS}
+    assert os.listdir(mount.path / "short") == []
+    with pytest.raises(OSError, match="too long"):
+        (mount.path / too_long).stat()
+    assert "a path component longer than 255 bytes" in mount.log_text()
 
 
 def test_names_that_are_not_utf8_do_not_exist(server: S3Server, mounted: Mounted) -> None:

@@ -34,7 +34,9 @@ def run(
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            listings = Listings(listed, shelf, archive, lambda _: None, ttl_seconds=TTL_SECONDS, nursery=nursery)
+            listings = Listings(
+                listed, shelf, archive, lambda _: None, ordered=True, ttl_seconds=TTL_SECONDS, nursery=nursery
+            )
             await case(store, listings, shelf)
             nursery.cancel_scope.cancel()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote_plus
 
 import pytest
 import trio
 
+import oddstores
+from oddstores import Layer
 from s3server import S3Server
 from s3stream_fs.errors import Archived, NotFound, ObjectChanged
 from s3stream_fs.store import ObjectStore
@@ -77,16 +80,40 @@ def retrying(rig: Rig) -> Rig:
     return Rig(rig.put, rig.restore, opened)
 
 
-@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3"])
-def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+LAYERS: dict[str, Layer | None] = {
+    "s3": None,
+    "s3 of the first version": oddstores.first_version(),
+    "s3 of the first version, without NextMarker": oddstores.first_version(next_marker=False),
+    "s3 of the first version, which lists a marker's prefix again": oddstores.first_version(skips=False),
+    "s3 that does not implement ListObjectsV2": oddstores.first_version(("501 Not Implemented", "NotImplemented")),
+    "s3 that takes list-type for an invalid argument": oddstores.first_version(("400 Bad Request", "InvalidArgument")),
+    "s3 that spells names as Amazon does": oddstores.spelled(quote_plus, quote_plus),
+}
+
+
+@contextmanager
+def rigged(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    wrap = retrying if request.param.startswith("retrying") else lambda rig: rig
-    if request.param.endswith("memory"):
+    wrap = retrying if name.startswith("retrying") else lambda rig: rig
+    if name.endswith("memory"):
         yield wrap(memory_rig())
     else:
-        with S3Server() as server:
+        with S3Server(LAYERS[name.removeprefix("retrying ")]) as server:
             yield wrap(s3_rig(server))
+
+
+@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3"])
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    with rigged(request.param, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", "retrying memory", "retrying s3", *LAYERS])
+def lister(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """As ``rig``, and stores that list in ways of their own."""
+    with rigged(request.param, monkeypatch) as made:
+        yield made
 
 
 async def fetched(store: ObjectStore, object_id: ObjectId, byte_range: ByteRange) -> bytes:
@@ -98,8 +125,8 @@ async def fetched(store: ObjectStore, object_id: ObjectId, byte_range: ByteRange
 KEYS = ["-a-", "-a/x", "a", "a-b", "a/b/c", "a/d", "a/é", "z/", "Ω"]
 
 
-def test_listing_is_rolled_up_and_in_order_of_bytes(rig: Rig) -> None:
-    ids = {key: rig.put(key, key.encode()) for key in KEYS}
+def test_listing_is_rolled_up_and_in_order_of_bytes(lister: Rig) -> None:
+    ids = {key: lister.put(key, key.encode()) for key in KEYS}
 
     async def case(store: ObjectStore) -> None:
         page = await store.list_page("")
@@ -114,13 +141,13 @@ def test_listing_is_rolled_up_and_in_order_of_bytes(rig: Rig) -> None:
         nothing = await store.list_page("none/")
         assert (nothing.objects, nothing.prefixes, nothing.next_token) == ((), (), None)
 
-    rig.run(case)
+    lister.run(case)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_pages_are_the_whole_listing(rig: Rig, limit: int) -> None:
+def test_pages_are_the_whole_listing(lister: Rig, limit: int) -> None:
     for key in KEYS:
-        rig.put(key, b"x")
+        lister.put(key, b"x")
 
     async def case(store: ObjectStore) -> None:
         objects: list[str] = []
@@ -137,7 +164,7 @@ def test_pages_are_the_whole_listing(rig: Rig, limit: int) -> None:
         assert objects == ["-a-", "a", "a-b", "Ω"]
         assert prefixes == ["-a/", "a/", "z/"]
 
-    rig.run(case)
+    lister.run(case)
 
 
 ODD_KEYS = [
@@ -146,8 +173,8 @@ ODD_KEYS = [
 ]
 
 
-def test_odd_keys_are_listed_and_fetched_exactly(rig: Rig) -> None:
-    ids = {key: rig.put(key, key.encode() * 3) for key in ODD_KEYS}
+def test_odd_keys_are_listed_and_fetched_exactly(lister: Rig) -> None:
+    ids = {key: lister.put(key, key.encode() * 3) for key in ODD_KEYS}
 
     async def case(store: ObjectStore) -> None:
         page = await store.list_page("")
@@ -156,7 +183,7 @@ def test_odd_keys_are_listed_and_fetched_exactly(rig: Rig) -> None:
             assert await fetched(store, object_id, object_id.whole) == key.encode() * 3
             assert (await store.head(key)).id == object_id
 
-    rig.run(case)
+    lister.run(case)
 
 
 def test_ranges_are_exact(rig: Rig) -> None:
@@ -240,9 +267,9 @@ def test_cancelled_requests_leave_the_store_usable(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "-a", "-a-", "a", "a-b", "a0", "zz", "Ω"])
-def test_a_listing_may_begin_anywhere(rig: Rig, after: str) -> None:
+def test_a_listing_may_begin_anywhere(lister: Rig, after: str) -> None:
     for key in KEYS:
-        rig.put(key, b"x")
+        lister.put(key, b"x")
 
     async def case(store: ObjectStore) -> None:
         beyond = [key for key in sorted(KEYS, key=str.encode) if key.encode() > after.encode()]
@@ -255,4 +282,4 @@ def test_a_listing_may_begin_anywhere(rig: Rig, after: str) -> None:
             assert first.objects + rest.objects == page.objects
             assert first.prefixes + rest.prefixes == page.prefixes
 
-    rig.run(case)
+    lister.run(case)

@@ -21,6 +21,7 @@ CASES: list[tuple[int, str, type[StoreError]]] = [
     (503, "ServiceUnavailable", Throttled),
     (429, "TooManyRequests", Throttled),
     (500, "InternalError", StoreUnavailable),
+    (501, "NotImplemented", StoreError),
     (502, "BadGateway", StoreUnavailable),
     (400, "RequestTimeout", StoreUnavailable),
     (403, "AccessDenied", Denied),
