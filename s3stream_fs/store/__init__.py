@@ -22,12 +22,14 @@ class ObjectStore(Protocol):
         """What the store knows of one key. Raises NotFound, Denied, Transient."""
         ...
 
-    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
-        """One page of the keys that begin with ``prefix``, rolled up at the next ``/``.
+    async def list_page(
+        self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
+    ) -> ListPage:
+        """One page of the keys that begin with ``prefix``, rolled up at the next ``/``; all of them where ``flat``.
 
         ``token`` is the ``next_token`` of the page before; without one the page begins with the first key, or the first
-        prefix that has a key, beyond ``after``, which has no ``/`` behind ``prefix``. Raises NotFound (no such bucket),
-        Denied, Transient.
+        prefix that has a key, beyond ``after``, which has no ``/`` behind ``prefix`` unless ``flat``. Raises NotFound
+        (no such bucket), Denied, Transient.
         """
         ...
 

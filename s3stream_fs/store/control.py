@@ -81,8 +81,10 @@ class ControlPlane:
             answer.get("VersionId"),
         )
 
-    async def list_page(self, prefix: str, token: str | None, after: str, limit: int) -> ListPage:
-        arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/", "MaxKeys": limit, "EncodingType": "url"}
+    async def list_page(self, prefix: str, token: str | None, after: str, limit: int, *, flat: bool) -> ListPage:
+        arguments: dict[str, Any] = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
+        if not flat:
+            arguments["Delimiter"] = "/"
         if token is not None:
             arguments["ContinuationToken"] = token
         elif after:
@@ -99,14 +101,16 @@ class ControlPlane:
             raise ObjectChanged(f"ETag is {etag} and no longer {object_id.etag}")
         if answer.get("ContentRange", "") != f"{span.replace('=', ' ')}/{object_id.size}":
             raise StoreUnavailable("the store answers with another range than was asked for")
-        try:
-            async with answer["Body"] as stream:
-                body = await stream.read()
-        except Exception as error:
-            raise from_botocore(error) from None
-        if len(body) != len(byte_range):
-            raise StoreUnavailable(f"the body has {len(body)} bytes instead of {len(byte_range)}")
-        deliver(memoryview(body))
+        deliver(memoryview(await _body(answer, len(byte_range))))
+
+    async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
+        """At most the first ``limit`` bytes of an object, and which version of it they are of."""
+        answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit - 1}")
+        size = re.fullmatch(r"bytes 0-[0-9]+/([0-9]{1,16})", answer.get("ContentRange", ""), re.ASCII)
+        if size is None:
+            raise StoreUnavailable("the store answers with another range than was asked for")
+        info = checked_info(key, answer.get("ETag", ""), int(size[1]), None, "STANDARD", False, None)
+        return info.id, await _body(answer, min(limit, info.id.size))
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
         try:
@@ -114,6 +118,17 @@ class ControlPlane:
         except Exception as error:
             # Also what httpx raises beside botocore's own: none of it may pass this border.
             raise from_botocore(error) from None
+
+
+async def _body(answer: Any, nbytes: int) -> bytes:
+    try:
+        async with answer["Body"] as stream:
+            body: bytes = await stream.read()
+    except Exception as error:
+        raise from_botocore(error) from None
+    if len(body) != nbytes:
+        raise StoreUnavailable(f"the body has {len(body)} bytes instead of {nbytes}")
+    return body
 
 
 @asynccontextmanager

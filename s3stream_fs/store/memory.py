@@ -67,7 +67,9 @@ class MemoryStore:
             raise failure.error.again()
         return self._get(key)[0]
 
-    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
+    async def list_page(
+        self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
+    ) -> ListPage:
         failure = await self._begin("LIST", prefix)
         if failure is not None:
             raise failure.error.again()
@@ -81,7 +83,7 @@ class MemoryStore:
             if not key.startswith(prefix):
                 continue
             head, slash, _ = key[len(prefix) :].partition("/")
-            rolled_up = prefix + head + slash if slash else ""
+            rolled_up = prefix + head + slash if slash and not flat else ""
             if rolled_up and (rolled_up in prefixes or rolled_up == last):
                 continue  # a page's token may be a common prefix: what lies below it is not listed again
             if len(objects) + len(prefixes) == min(limit, self._page_limit):

@@ -64,12 +64,14 @@ class RetryingStore:
         self._given_up = 0
 
     async def head(self, key: str) -> ObjectInfo:
-        return await self._retried(f"HEAD of {key!r}", lambda: self._inner.head(key))
+        return await self.retried(f"HEAD of {key!r}", lambda: self._inner.head(key))
 
-    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
-        return await self._retried(
+    async def list_page(
+        self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
+    ) -> ListPage:
+        return await self.retried(
             f"LIST of {prefix!r}",
-            lambda: self._inner.list_page(prefix, token=token, after=after, limit=limit),
+            lambda: self._inner.list_page(prefix, token=token, after=after, limit=limit, flat=flat),
         )
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
@@ -84,12 +86,13 @@ class RetryingStore:
             if position < byte_range.stop:
                 await self._inner.get_range(object_id, ByteRange(position, byte_range.stop), counted)
 
-        await self._retried(f"GET of {object_id.key!r} bytes {byte_range.start}-{byte_range.stop - 1}", rest)
+        await self.retried(f"GET of {object_id.key!r} bytes {byte_range.start}-{byte_range.stop - 1}", rest)
 
     def statistics(self) -> RetryStatistics:
         return RetryStatistics(self._retries, self._throttled, self._given_up)
 
-    async def _retried(self, what: str, request: Callable[[], Awaitable[T]]) -> T:
+    async def retried(self, what: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Make any request under the same policy. ``what`` names it in the log."""
         deadline = trio.current_time() + self._policy.deadline_seconds
         ntries = 0
         cause, request_id = "no answer", ""

@@ -45,10 +45,20 @@ class S3Store:
         with self._counting:
             return await self._control.head(key)
 
-    async def list_page(self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000) -> ListPage:
+    async def list_page(
+        self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
+    ) -> ListPage:
         self._lists += 1
         with self._counting:
-            return await self._control.list_page(prefix, token, after, limit)
+            return await self._control.list_page(prefix, token, after, limit, flat=flat)
+
+    async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
+        """The first bytes of an object of which nothing but its name is known, and by that what it is: no HEAD."""
+        self._gets += 1
+        with self._counting:
+            object_id, data = await self._control.get_start(key, limit)
+        self._nbytes_received += len(data)
+        return object_id, data
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         def counted(piece: memoryview) -> None:
