@@ -1,0 +1,109 @@
+"""A snapshot while it is being written: rows come in any order, and at the end lie in the order of their keys.
+
+Owns the way from rows to a file that ``snapshot`` reads, in bounded memory. Rows are staged in a second file, then
+sorted by SQLite, which spills to disk. Knows no bucket and no command: who writes decides where the two files lie and
+what becomes of them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import trio
+
+from s3stream_fs.errors import UsageError
+from s3stream_fs.store.snapshot import APPLICATION_ID, FORMAT, OBJECTS_TABLE, SNAPSHOT_TABLE, SnapshotInfo
+from s3stream_fs.types import NANOSECONDS, ObjectInfo
+
+_CACHE_KIB: Final = 32 * 1024
+"""SQLite's memory for each of the files and for sorting."""
+
+_SELECTED: Final = "key, size, etag, mtime_ns, storage_class, restored"
+
+
+class SnapshotDraft:
+    """Raises sqlite3.Error where the files cannot be written."""
+
+    def __init__(self, path: Path, stage: Path) -> None:
+        """Both are empty files, or do not exist."""
+        # Unfinished files are thrown away, so nothing has to survive a crash, and no journal lies beside them.
+        self._db = sqlite3.connect(_uri(path), uri=True, isolation_level=None, check_same_thread=False)
+        self.nobjects = 0
+        try:
+            self._db.execute("PRAGMA page_size=8192")  # fewer levels than with 4096, at the same cost of a search
+            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
+            self._db.execute("ATTACH ? AS work", (_uri(stage),))
+            for name in ("main", "work"):
+                for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE"):
+                    self._db.execute(f"PRAGMA {name}.{pragma}").fetchall()
+                self._db.execute(f"PRAGMA {name}.cache_size=-{_CACHE_KIB}")
+            self._db.execute("PRAGMA temp_store=FILE")
+            self._db.execute(OBJECTS_TABLE)
+            self._db.execute(SNAPSHOT_TABLE)
+            self._db.execute(f"CREATE TABLE work.stage ({_SELECTED})")
+            self._db.execute("BEGIN")
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def add(self, infos: Iterable[ObjectInfo]) -> None:
+        """Take rows. Raises UsageError for what no snapshot may hold: an object without ETag, a key that is no text."""
+        rows = []
+        for info in infos:
+            if not info.id.etag and info.id.size:
+                raise UsageError(f"{info.id.key!r} comes without an ETag, by which a snapshot knows its version")
+            rows.append((info.id.key, info.id.size, info.id.etag, info.mtime_ns, info.storage_class, info.restored))
+        try:
+            self._db.executemany("INSERT INTO work.stage VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except UnicodeEncodeError:
+            raise UsageError("a key is no text") from None
+        self.nobjects += len(rows)
+
+    async def finish(self, bucket: str, prefix: str, endpoint: str, taken_ns: int) -> SnapshotInfo:
+        """Sort, and close what is now a whole snapshot. Raises UsageError where a key was given twice."""
+        taken = datetime.fromtimestamp(taken_ns // NANOSECONDS, UTC).isoformat().replace("+00:00", "Z")
+
+        def work() -> SnapshotInfo:
+            self._db.execute("COMMIT")
+            self._db.execute(f"INSERT INTO objects SELECT {_SELECTED} FROM work.stage ORDER BY key")
+            nobjects, nbytes = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM work.stage").fetchone()
+            row = (bucket, prefix, endpoint, taken, nobjects, nbytes)
+            self._db.execute("INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._db.close()
+            return SnapshotInfo(*row)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._interrupt_when_cancelled)
+            try:
+                # In a thread, so that a signal is heard meanwhile.
+                info = await trio.to_thread.run_sync(work)
+            except sqlite3.IntegrityError:
+                raise UsageError("a key comes twice") from None
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+                await trio.sleep_forever()  # cancelled: ends at once
+            nursery.cancel_scope.cancel()
+        return info
+
+    async def _interrupt_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with suppress(sqlite3.ProgrammingError):  # it is closed: all is done
+                self._db.interrupt()
+
+
+def _uri(path: Path) -> str:
+    # Without locks: nobody else knows the file, and where flock is made of them they would meet the caller's.
+    return f"file:{quote(str(path))}?vfs=unix-none"
