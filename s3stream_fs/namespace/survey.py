@@ -261,6 +261,7 @@ class Survey:
             self._looks_left = float("-inf")  # this store knows no start-after: page by page, then
         elif goes_on and (first is None or (part.until is not None and first > part.until)):
             part.until = at
+            del part.cuts[bisect_right(part.cuts, at) :]
             self.progress.looks += 1
         elif goes_on:
             self._looks_left += 1  # it was right, and cost nothing

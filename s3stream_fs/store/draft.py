@@ -82,18 +82,20 @@ class SnapshotDraft:
             self._db.close()
             return SnapshotInfo(*row)
 
+        failed: sqlite3.Error | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._interrupt_when_cancelled)
             try:
                 # In a thread, so that a signal is heard meanwhile.
                 info = await trio.to_thread.run_sync(work)
-            except sqlite3.IntegrityError:
-                raise UsageError("a key comes twice") from None
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-                    raise
-                await trio.sleep_forever()  # cancelled: ends at once
+            except sqlite3.Error as error:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                failed = error
             nursery.cancel_scope.cancel()
+        if isinstance(failed, sqlite3.IntegrityError):
+            raise UsageError("a key comes twice")
+        if failed is not None:
+            raise failed
         return info
 
     async def _interrupt_when_cancelled(self) -> None:
