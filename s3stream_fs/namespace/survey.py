@@ -61,9 +61,11 @@ class _Range:
 class _Long:
     """A directory that is longer than a page: how its names look, and how far the pages of it have reached."""
 
-    __slots__ = ("npages", "scale", "width")
+    __slots__ = ("first", "npages", "scale", "width")
 
-    def __init__(self) -> None:
+    def __init__(self, first: str) -> None:
+        self.first = first
+        """An early name of it."""
         self.scale = Scale()
         self.npages = 0
         self.width = 0.0
@@ -216,7 +218,8 @@ class Survey:
         after = directory + _name(part.last, directory)
         page = await self._list(directory, token=None, after=after, flat=False)
         if page.next_token is not None:
-            long = self._long[directory] = _Long()
+            early = next((info.id.key for info in part.page if info.id.key.startswith(directory)), part.last)
+            long = self._long[directory] = _Long(_name(early, directory))
             for key in [part.last, *page.prefixes, *(info.id.key for info in page.objects)]:
                 long.scale.learn(_name(key, directory))
         # Not at objects: a thousand of them are one page.
@@ -246,7 +249,7 @@ class Survey:
                 if not long.npages or long.scale.width(low, high) < _LEAST_PAGES * long.width / long.npages:
                     continue
             long.scale.learn(low)
-            at = None if high is not None else long.scale.further("", low, _FURTHER)
+            at = None if high is not None else long.scale.further(long.first, low, _FURTHER)
             at = at or long.scale.middle(low, high)
             if at is not None and directory + at > part.last and (part.until is None or directory + at < part.until):
                 return directory + at
