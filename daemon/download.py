@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from s3stream_daemon.exits import ExitCode, ExitError
 from s3stream_daemon.source import Object
 from s3stream_daemon.startup import reading_error
 from s3stream_fs.errors import StoreError, UsageError
@@ -38,16 +39,19 @@ class Downloader:
         return data
 
     async def download(self, what: Object, descriptor: int, on_progress: Callable[[int, int], None]) -> None:
-        """Write all bytes to a file, and tell how many of how many there are. Raises OSError too."""
+        """Write all bytes to a file, and tell how many of how many there are."""
         object_id, data = await self._start(what, _PART_NBYTES)
         done = 0
 
         def wrote(part: bytes | memoryview, offset: int) -> None:
             nonlocal done
             view = memoryview(part)
-            while view:
-                count = os.pwrite(descriptor, view, offset)
-                view, offset, done = view[count:], offset + count, done + count
+            try:
+                while view:
+                    count = os.pwrite(descriptor, view, offset)
+                    view, offset, done = view[count:], offset + count, done + count
+            except OSError as error:
+                raise ExitError(f"cannot keep a copy of {what}: {error.strerror}", ExitCode.SNAPSHOT) from None
             on_progress(done, object_id.size)
 
         async def fetch(part: ByteRange) -> None:

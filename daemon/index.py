@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import signal
-import sqlite3
 import stat
 import time
 from collections.abc import Awaitable, Callable
@@ -157,8 +156,6 @@ def _written(
         raise ExitError(str(mistake), getattr(mistake, "code", ExitCode.SNAPSHOT)) from None
     except OSError as error:
         raise ExitError(f"cannot write {output}: {error.strerror}", ExitCode.SNAPSHOT) from None
-    except sqlite3.Error as error:
-        raise ExitError(f"cannot write {output}: {error}", ExitCode.SNAPSHOT) from None
 
 
 async def _until_stopped(work: Callable[[], Awaitable[tuple[SnapshotInfo, _Told]]]) -> tuple[SnapshotInfo, _Told]:
@@ -203,7 +200,7 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
             async def list_page(prefix: str, *, token: str | None, after: str, flat: bool) -> ListPage:
                 store = later if told.requests else first
                 page = await store.list_page(prefix, token=token, after=after, flat=flat)
-                told.requests += 1
+                told.requests = s3.statistics().lists
                 return page
 
             def take(infos: tuple[ObjectInfo, ...]) -> None:

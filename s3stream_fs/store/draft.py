@@ -8,8 +8,8 @@ what becomes of them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -28,30 +28,35 @@ _SELECTED: Final = "key, size, etag, mtime_ns, storage_class, restored"
 
 
 class SnapshotDraft:
-    """Raises sqlite3.Error where the files cannot be written."""
+    """All of it raises UsageError where the files cannot be written."""
 
     def __init__(self, path: Path, stage: Path) -> None:
         """Both are empty files, or do not exist."""
         # Unfinished files are thrown away, so nothing has to survive a crash, and no journal lies beside them.
-        self._db = sqlite3.connect(_uri(path), uri=True, isolation_level=None, check_same_thread=False)
+        with _told():
+            self._db = sqlite3.connect(_uri(path), uri=True, isolation_level=None, check_same_thread=False)
         self.nobjects = 0
         try:
-            self._db.execute("PRAGMA page_size=8192")  # fewer levels than with 4096, at the same cost of a search
-            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
-            self._db.execute("ATTACH ? AS work", (_uri(stage),))
-            for name in ("main", "work"):
-                for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE"):
-                    self._db.execute(f"PRAGMA {name}.{pragma}").fetchall()
-                self._db.execute(f"PRAGMA {name}.cache_size=-{_CACHE_KIB}")
-            self._db.execute("PRAGMA temp_store=FILE")
-            self._db.execute(OBJECTS_TABLE)
-            self._db.execute(SNAPSHOT_TABLE)
-            self._db.execute(f"CREATE TABLE work.stage ({_SELECTED})")
-            self._db.execute("BEGIN")
+            with _told():
+                self._prepare(stage)
         except BaseException:
             self._db.close()
             raise
+
+    def _prepare(self, stage: Path) -> None:
+        self._db.execute("PRAGMA page_size=8192")  # fewer levels than with 4096, at the same cost of a search
+        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version={FORMAT}")
+        self._db.execute("ATTACH ? AS work", (_uri(stage),))
+        for name in ("main", "work"):
+            for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE"):
+                self._db.execute(f"PRAGMA {name}.{pragma}").fetchall()
+            self._db.execute(f"PRAGMA {name}.cache_size=-{_CACHE_KIB}")
+        self._db.execute("PRAGMA temp_store=FILE")
+        self._db.execute(OBJECTS_TABLE)
+        self._db.execute(SNAPSHOT_TABLE)
+        self._db.execute(f"CREATE TABLE work.stage ({_SELECTED})")
+        self._db.execute("BEGIN")
 
     def close(self) -> None:
         self._db.close()
@@ -63,10 +68,8 @@ class SnapshotDraft:
             if not info.id.etag and info.id.size:
                 raise UsageError(f"{info.id.key!r} comes without an ETag, by which a snapshot knows its version")
             rows.append((info.id.key, info.id.size, info.id.etag, info.mtime_ns, info.storage_class, info.restored))
-        try:
+        with _told():
             self._db.executemany("INSERT INTO work.stage VALUES (?, ?, ?, ?, ?, ?)", rows)
-        except UnicodeEncodeError:
-            raise UsageError("a key is no text") from None
         self.nobjects += len(rows)
 
     async def finish(self, bucket: str, prefix: str, endpoint: str, taken_ns: int) -> SnapshotInfo:
@@ -74,26 +77,25 @@ class SnapshotDraft:
         taken = datetime.fromtimestamp(taken_ns // NANOSECONDS, UTC).isoformat().replace("+00:00", "Z")
 
         def work() -> SnapshotInfo:
-            self._db.execute("COMMIT")
-            self._db.execute(f"INSERT INTO objects SELECT {_SELECTED} FROM work.stage ORDER BY key")
-            nobjects, nbytes = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM work.stage").fetchone()
-            row = (bucket, prefix, endpoint, taken, nobjects, nbytes)
-            self._db.execute("INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._db.close()
+            with _told():
+                self._db.execute("COMMIT")
+                self._db.execute(f"INSERT INTO objects SELECT {_SELECTED} FROM work.stage ORDER BY key")
+                totals = "SELECT count(*), coalesce(sum(size), 0) FROM work.stage"
+                row = (bucket, prefix, endpoint, taken, *self._db.execute(totals).fetchone())
+                self._db.execute("INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)", row)
+                self._db.close()
             return SnapshotInfo(*row)
 
-        failed: sqlite3.Error | None = None
+        failed: UsageError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._interrupt_when_cancelled)
             try:
                 # In a thread, so that a signal is heard meanwhile.
                 info = await trio.to_thread.run_sync(work)
-            except sqlite3.Error as error:
+            except UsageError as error:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 failed = error
             nursery.cancel_scope.cancel()
-        if isinstance(failed, sqlite3.IntegrityError):
-            raise UsageError("a key comes twice")
         if failed is not None:
             raise failed
         return info
@@ -104,6 +106,18 @@ class SnapshotDraft:
         finally:
             with suppress(sqlite3.ProgrammingError):  # it is closed: all is done
                 self._db.interrupt()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise UsageError("a key comes twice") from None
+    except UnicodeEncodeError:
+        raise UsageError("a key is no text") from None
+    except sqlite3.Error as error:
+        raise UsageError(f"the snapshot cannot be written: {error}") from None
 
 
 def _uri(path: Path) -> str:

@@ -21,9 +21,12 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
+import trio
 
 from mounting import COMMAND, CommandLine, Mount, MountFailed
 from s3server import S3Server
+from s3stream_fs.store.draft import SnapshotDraft
+from s3stream_fs.types import ObjectId, ObjectInfo
 
 Mounted = Callable[..., Mount]
 
@@ -152,15 +155,15 @@ def test_a_snapshot_in_a_bucket(
     bucket: S3Server, index: Callable[..., Any], mounted: Mounted, tmp_path: Path, short_path: Path
 ) -> None:
     index()
-    live = tree(mounted(bucket, "bucket").path)
+    live = tree(mounted(bucket, "bucket").path / "d")
     bucket.create_bucket("other")
     bucket.put("other", "snaps/one", (tmp_path / "snap").read_bytes())
     bucket.clear()
     cache = short_path / "shared"
     mount = mounted(bucket, "bucket", index="s3://other/snaps/one", cache_dir=cache)
     assert sorted(path.name for path in cache.iterdir()) == ["blocks"]  # the copy has no name any more
-    assert tree(mount.path) == live
-    mount.announce("cold")
+    assert tree(mount.path / "d") == live
+    assert len(os.listdir(mount.path / "many")) == 1200
     assert (bucket.count("LIST"), bucket.count("HEAD")) == (0, 0)
     bucket.put("other", "bad", b"no snapshot")
     told = refused(bucket, mount, "s3://bucket", index="s3://other/none", cache_dir=cache, code=3)
@@ -170,15 +173,17 @@ def test_a_snapshot_in_a_bucket(
     assert sorted(path.name for path in cache.iterdir()) == ["blocks"]
 
 
-def test_a_large_snapshot_comes_in_parts(bucket: S3Server, index: Callable[..., Any], mounted: Mounted) -> None:
-    for number in range(60_000):
-        bucket.put("bucket", f"more/{number:06}/{'x' * 200}", b"")
-    path = Path(index()["file"])
+def test_a_large_snapshot_comes_in_parts(bucket: S3Server, mounted: Mounted, tmp_path: Path) -> None:
+    path = tmp_path / "snap"
+    draft = SnapshotDraft(path, tmp_path / "stage")
+    draft.add(ObjectInfo(ObjectId(f"more/{number:06}/{'x' * 240}", "e" * 32, 1), 0) for number in range(60_000))
+    trio.run(draft.finish, "bucket", "", "", 0)
     assert path.stat().st_size > 16 * 1024**2
     bucket.put("bucket", "snap", path.read_bytes())
     bucket.clear()
     mount = mounted(bucket, "bucket", index="s3://bucket/snap")
     assert len(os.listdir(mount.path / "more")) == 60_000
+    assert os.listdir(mount.path / "more" / "059999") == ["x" * 240]
     assert bucket.counts() == {"HEAD": 0, "LIST": 0, "GET": -(-path.stat().st_size // (8 * 1024**2)), "other": 0}
 
 
@@ -407,3 +412,15 @@ def test_an_inventory_with_few_fields(bucket: S3Server, index: Callable[..., Any
     index("", "--inventory", f"s3://reports/{MANIFEST}")
     row = sqlite3.connect(tmp_path / "snap").execute("SELECT * FROM objects WHERE key = 'd/e/f/g'").fetchone()
     assert row == ("d/e/f/g", 4, hashlib.md5(b"deep").hexdigest(), 0, "STANDARD", 0)
+
+
+def test_no_room_for_it(cli: CommandLine, bucket: S3Server, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *COMMAND, "index", "s3://bucket", "-o", tmp_path / "snap",
+         "--endpoint-url", bucket.url],
+        env=cli.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 9
+    (line,) = done.stderr.splitlines()
+    assert "cannot be written" in line
+    assert [path.name for path in tmp_path.iterdir() if path.name != "tmp"] == []
