@@ -67,7 +67,9 @@ class SnapshotDraft:
         for info in infos:
             if not info.id.etag and info.id.size:
                 raise UsageError(f"{info.id.key!r} comes without an ETag, by which a snapshot knows its version")
-            rows.append((info.id.key, info.id.size, info.id.etag, info.mtime_ns, info.storage_class, info.restored))
+            # Some stores have a year 1 for what they do not know.
+            mtime_ns = max(info.mtime_ns, 0)
+            rows.append((info.id.key, info.id.size, info.id.etag, mtime_ns, info.storage_class, info.restored))
         with _told():
             self._db.executemany("INSERT INTO work.stage VALUES (?, ?, ?, ?, ?, ?)", rows)
         self.nobjects += len(rows)

@@ -25,6 +25,9 @@ MAX_MANIFEST_NBYTES: Final = 16 * 1024**2
 _MAX_LINE_CHARS: Final = 64 * 1024
 """A key of 1,024 bytes takes three times as much, percent-encoded; all other fields are short."""
 
+_MAX_TIME_MS: Final = 253_402_300_799_000
+"""The end of the year 9999, behind which Python has no dates."""
+
 _NEEDED: Final = ("Bucket", "Key", "Size", "ETag")
 
 
@@ -54,7 +57,9 @@ def parse_manifest(data: bytes) -> Inventory:
         bucket, form = manifest["sourceBucket"], manifest["fileFormat"]
         if not (isinstance(bucket, str) and isinstance(form, str)):
             raise TypeError
-        created_ns = int(manifest.get("creationTimestamp", 0)) * 1_000_000
+        created_ms = int(manifest.get("creationTimestamp", 0))
+        if not 0 <= created_ms <= _MAX_TIME_MS:
+            raise ValueError
         files = tuple(_file(found) for found in manifest["files"])
         schema = str(manifest["fileSchema"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -67,7 +72,7 @@ def parse_manifest(data: bytes) -> Inventory:
             raise UsageError(f"the inventory lacks the field {name}; add it to the inventory's configuration")
     if "VersionId" in columns and "IsLatest" not in columns:
         raise UsageError("the inventory lists all versions without the field IsLatest; add it, or list current ones")
-    return Inventory(bucket, created_ns, columns, files)
+    return Inventory(bucket, created_ms * 1_000_000, columns, files)
 
 
 def _file(found: dict[str, Any]) -> InventoryFile:
@@ -85,7 +90,7 @@ def read_objects(inventory: Inventory, file: BinaryIO) -> Iterator[ObjectInfo]:
                 info = _object(inventory, row)
                 if info is not None:
                     yield info
-        except (OSError, EOFError, zlib.error, UnicodeError, csv.Error) as error:
+        except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
             raise UsageError(f"the inventory's rows cannot be read: {error}") from None
         except StoreError as error:
             raise UsageError(f"the inventory holds what cannot be true: {error}") from None

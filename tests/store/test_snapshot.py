@@ -273,6 +273,22 @@ def test_a_row_that_cannot_be_true_is_an_error_of_that_name(path: Path, statemen
     run(case)
 
 
+def test_a_table_that_leads_elsewhere_lists_nothing(path: Path) -> None:
+    changed(
+        path,
+        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'snapshot')"
+        " WHERE name = 'objects'",
+    )
+
+    async def case() -> None:
+        with suppress(UsageError), opened(path) as store:
+            for prefix in ("", "bucket", "d/"):
+                with pytest.raises(StoreUnavailable):
+                    await store.list_page(prefix)
+
+    run(case)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_damage_anywhere_never_crashes_hangs_or_lists_what_cannot_be(path: Path, seed: int) -> None:
     rng = random.Random(seed)
