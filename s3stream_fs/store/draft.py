@@ -7,6 +7,7 @@ what becomes of them.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from urllib.parse import quote
 import trio
 
 from s3stream_fs.errors import UsageError
-from s3stream_fs.store.snapshot import APPLICATION_ID, FORMAT, OBJECTS_TABLE, SNAPSHOT_TABLE, SnapshotInfo
+from s3stream_fs.store.snapshot import APPLICATION_ID, FORMAT, OBJECTS_TABLE, SNAPSHOT_TABLE, SnapshotInfo, check_sqlite
 from s3stream_fs.types import NANOSECONDS, ObjectInfo
 
 _CACHE_KIB: Final = 32 * 1024
@@ -33,6 +34,7 @@ class SnapshotDraft:
     def __init__(self, path: Path, stage: Path) -> None:
         """Both are empty files, or do not exist."""
         # Unfinished files are thrown away, so nothing has to survive a crash, and no journal lies beside them.
+        check_sqlite()
         with _told():
             self._db = sqlite3.connect(_uri(path), uri=True, isolation_level=None, check_same_thread=False)
         self.nobjects = 0
@@ -124,4 +126,4 @@ def _told() -> Iterator[None]:
 
 def _uri(path: Path) -> str:
     # Without locks: nobody else knows the file, and where flock is made of them they would meet the caller's.
-    return f"file:{quote(str(path))}?vfs=unix-none"
+    return f"file:{quote(os.fsencode(path))}?vfs=unix-none"

@@ -117,6 +117,7 @@ class SnapshotFile:
     def __init__(self, path: Path, name: str = "") -> None:
         """``name`` is what messages call it, by default its path."""
         name = name or str(path)
+        check_sqlite()
         try:
             # Not to hang on a pipe that somebody has put there.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -125,6 +126,8 @@ class SnapshotFile:
         self._db: sqlite3.Connection | None = None
         self._looks = 0
         try:
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise UsageError(f"{name} is not a regular file, as a snapshot has to be")
             self._state = self._state_now()
             _check_header(os.pread(self._descriptor, HEADER_NBYTES, 0), self._state[0], name)
             self._db = _opened(path)
@@ -172,8 +175,6 @@ class SnapshotFile:
 
     def _state_now(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError("a snapshot has to be a regular file")
         return status.st_size, status.st_mtime_ns
 
 
@@ -275,6 +276,12 @@ class _Believing:
             raise StoreUnavailable(f"the snapshot cannot be read at {self._what!r}: {error}") from None
 
 
+def check_sqlite() -> None:
+    """Raises UsageError where Python's SQLite is older than the format's tables."""
+    if sqlite3.sqlite_version_info < (3, 37):
+        raise UsageError(f"snapshots take SQLite 3.37 or later, and this Python has {sqlite3.sqlite_version}")
+
+
 def is_snapshot(header: bytes) -> bool:
     """Whether a file that begins so is a snapshot, whole or not, of any format."""
     return len(header) >= HEADER_NBYTES and header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
@@ -295,7 +302,7 @@ def _check_header(header: bytes, nbytes: int, name: str) -> None:
 
 def _opened(path: Path) -> sqlite3.Connection:
     # Immutable: no lock and no journal beside the file is looked at, and that it does not change is seen to by us.
-    uri = f"file:{quote(os.fspath(path.absolute()))}?mode=ro&immutable=1"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=16)
     try:
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_NBYTES)
