@@ -44,9 +44,15 @@ _PATH_VARIABLES: Final = (
 
 @dataclass(slots=True)
 class Pipe:
-    """The child's way to tell its parent how the start went. Only the first message counts."""
+    """The child's way to tell its parent how the start went. Only the first message that is no progress counts."""
 
     _descriptor: int
+
+    def progress(self, text: str) -> None:
+        """The start goes on: ``text`` says how far it is."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, json.dumps({"progress": one_line(text)}).encode() + b"\n")
 
     def ready(self) -> None:
         self._send({})
@@ -127,33 +133,41 @@ def _detach(keep: Set[int]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def _receive(descriptor: int, tick: Callable[[], None]) -> bytes | None:
-    """What the child says, ``b""`` where it ended without a word, None where it takes too long."""
+def _receive(descriptor: int, tick: Callable[[str], None]) -> bytes | None:
+    """What the child says, ``b""`` where it ended without a word, None where nothing has come for too long."""
     deadline = time.monotonic() + _READY_WITHIN_SECONDS
     received = b""
-    while not received.endswith(b"\n"):
+    while True:
+        line, newline, rest = received.partition(b"\n")
+        if newline:
+            progress = json.loads(line).get("progress")
+            if progress is None:
+                return line
+            tick(f": {progress}")
+            deadline = time.monotonic() + _READY_WITHIN_SECONDS
+            received = rest
+            continue
         if time.monotonic() > deadline:
             return None
         readable, _, _ = select.select([descriptor], [], [], _PROGRESS_AFTER_SECONDS)
         if not readable:
-            tick()
+            tick("")
             continue
         piece = os.read(descriptor, _MAX_MESSAGE_NBYTES)
         if not piece:
             return b""
         received += piece
-    return received
 
 
 @contextlib.contextmanager
-def _progress(terminal: TextIO, waiting_for: str) -> Iterator[Callable[[], None]]:
+def _progress(terminal: TextIO, waiting_for: str) -> Iterator[Callable[[str], None]]:
     """On a terminal a line that says what is waited for, and that goes again."""
     shown = False
 
-    def tick() -> None:
+    def tick(progress: str) -> None:
         nonlocal shown
         if terminal.isatty():
-            terminal.write(f"\rs3stream-fs: waiting for {waiting_for} ...")
+            terminal.write(f"\r\x1b[Ks3stream-fs: waiting for {waiting_for}{progress} ...")
             terminal.flush()
             shown = True
 

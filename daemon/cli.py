@@ -1,4 +1,4 @@
-"""The command line: ``s3stream-fs mount | umount | stats | cache | warm | version``.
+"""The command line: ``s3stream-fs mount | umount | stats | cache | warm | index | version``.
 
 Owns argv, the order of what a command does, and its end: one line on standard error and an exit code. Holds no
 knowledge of S3 or FUSE.
@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from s3stream_daemon import background, cache, refresh, warm
+from s3stream_daemon import background, cache, index, refresh, warm
 from s3stream_daemon.config import Host, MountConfig, build, canonical, free_nbytes, mountpoint_of
 from s3stream_daemon.control import DaemonExit, find_control, remove_stale, request
 from s3stream_daemon.exits import (
@@ -105,13 +105,13 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
     if config.foreground:
         configure_logs(config.log_level, config.log_file, stderr=True)
         os.umask(0o077)
-        _serve(config, lambda: None)
+        _serve(config, lambda: None, lambda text: log.info("%s", text))
         return ExitCode.OK
 
     def daemon(pipe: background.Pipe) -> ExitCode:
         try:
             configure_logs(config.log_level, config.log_file, stderr=False)
-            _serve(config, pipe.ready)
+            _serve(config, pipe.ready, pipe.progress)
         except BaseException as error:
             code, line = _told(error, config.log_file)
             if code is not ExitCode.BUG:
@@ -125,13 +125,13 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def _serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
+def _serve(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None]) -> None:
     # Here and not above: the loops and libraries of the daemon must not be alive in the process that forks.
     try:
         serve: Any = import_module("s3stream_daemon.serve")
     except ImportError as error:
         raise ExitError(f"a library is missing or broken: {error}; install {PROGRAM} again", ExitCode.FUSE) from error
-    serve.run(config, on_ready)
+    serve.run(config, on_ready, on_progress)
 
 
 def _umount(arguments: argparse.Namespace) -> ExitCode:
@@ -294,6 +294,18 @@ def _parser() -> argparse.ArgumentParser:
         _exit_codes(),
     )
     refresh.add_arguments(refresh_command)
+
+    index_command = _command(
+        commands,
+        "index",
+        index.run,
+        "write a snapshot of a bucket's listing, for mount --index",
+        index.EPILOG + _exit_codes(),
+    )
+    index_command.set_defaults(given=[])
+    for name in index.OPTIONS:
+        _add(index_command, BY_NAME[name])
+    index.add_arguments(index_command)
 
     _command(commands, "version", _version, "print the version", None)
     return parser

@@ -5,6 +5,7 @@ Never reads argv, files or the environment: ``settings`` and ``Host`` bring what
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from s3stream_daemon.folders import Folders, log_name
 from s3stream_daemon.memory import default_memory_limit_nbytes, disk_queue_nbytes
 from s3stream_daemon.options import MIN_CACHE_NBYTES
 from s3stream_daemon.settings import Settings
-from s3stream_daemon.source import Source, parse_source
+from s3stream_daemon.source import Object, Source, is_url, parse_object, parse_source
 from s3stream_fs.bindings.device import descriptor_of
 from s3stream_fs.bindings.native.opening import OpenMode
 from s3stream_fs.cache.config import DiskTierConfig
@@ -45,6 +46,7 @@ class MountConfig:
     disk: DiskTierConfig
     memory_limit_nbytes: int
     metadata_ttl_seconds: float
+    index: Path | Object | None
     read_deadline_seconds: float
     max_in_flight: int
     hedging: bool
@@ -74,10 +76,15 @@ def build(settings: Settings, host: Host) -> MountConfig:
     if value["source"] is None:
         raise ExitError("what shall be mounted? Write: s3stream-fs mount s3://BUCKET[/PREFIX] MOUNTPOINT")
     source = parse_source(_text(value["source"]))
-    if value["no_sign_request"] and value["profile"] is not None:
-        raise ExitError(
-            "--no-sign-request sends no credentials, so that --profile means nothing; leave one of them out"
-        )
+    index = _place(value["index"])
+    metadata_ttl_seconds = _seconds(value["metadata_ttl"])
+    if index is not None:
+        if settings["metadata_ttl"].origin and not math.isinf(metadata_ttl_seconds):
+            raise ExitError(
+                f"{settings['metadata_ttl'].origin} and {settings['index'].origin}: the names of a snapshot never"
+                " change; leave one of them out"
+            )
+        metadata_ttl_seconds = math.inf
     mountpoint = mountpoint_of(settings)
     descriptor = descriptor_of(mountpoint)
     if descriptor is not None and value["binding"] != "native":
@@ -96,15 +103,7 @@ def build(settings: Settings, host: Host) -> MountConfig:
         source=source,
         mountpoint=mountpoint,
         descriptor=descriptor,
-        store=S3Config(
-            bucket=source.bucket,
-            endpoint_url=_optional_text(value["endpoint_url"]),
-            region=_optional_text(value["region"]),
-            profile=_optional_text(value["profile"]),
-            anonymous=bool(value["no_sign_request"]),
-            requester_pays=bool(value["requester_pays"]),
-            addressing=_addressing(value["addressing"]),
-        ),
+        store=store_of(settings, source.bucket),
         disk=DiskTierConfig(
             directory=cache_folder,
             limit_nbytes=_number(value["cache_size"], lambda: default_cache_nbytes(host.free_nbytes(cache_folder))),
@@ -114,7 +113,8 @@ def build(settings: Settings, host: Host) -> MountConfig:
             verify_always=value["cache_verify"] == "always",
         ),
         memory_limit_nbytes=memory_limit_nbytes,
-        metadata_ttl_seconds=_seconds(value["metadata_ttl"]),
+        metadata_ttl_seconds=metadata_ttl_seconds,
+        index=index,
         read_deadline_seconds=_seconds(value["read_deadline"]),
         hedging=not value["no_hedging"],
         max_in_flight=_number(value["max_in_flight"], lambda: 256),
@@ -130,6 +130,24 @@ def build(settings: Settings, host: Host) -> MountConfig:
         foreground=foreground,
         log_file=log_file,
         log_level=_text(value["log_level"]),
+    )
+
+
+def store_of(settings: Settings, bucket: str) -> S3Config:
+    """How a bucket is reached. Raises ExitError."""
+    value = {key: setting.value for key, setting in settings.items()}
+    if value["no_sign_request"] and value["profile"] is not None:
+        raise ExitError(
+            "--no-sign-request sends no credentials, so that --profile means nothing; leave one of them out"
+        )
+    return S3Config(
+        bucket=bucket,
+        endpoint_url=_optional_text(value["endpoint_url"]),
+        region=_optional_text(value["region"]),
+        profile=_optional_text(value["profile"]),
+        anonymous=bool(value["no_sign_request"]),
+        requester_pays=bool(value["requester_pays"]),
+        addressing=_addressing(value["addressing"]),
     )
 
 
@@ -176,6 +194,10 @@ def free_nbytes(folder: Path) -> int:
 
 def _path(value: object) -> Path | None:
     return None if value is None else Path(os.path.realpath(Path(_text(value)).expanduser()))
+
+
+def _place(value: object) -> Path | Object | None:
+    return parse_object(_text(value)) if value is not None and is_url(_text(value)) else _path(value)
 
 
 def _text(value: object) -> str:

@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     FUSE = 6
     NOT_MOUNTED = 7
     INCOMPLETE = 8
+    SNAPSHOT = 9
     INTERRUPTED = 130
 
 
@@ -38,6 +39,7 @@ EXIT_MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.FUSE: "FUSE is not available or refuses the mount",
     ExitCode.NOT_MOUNTED: "umount, stats, cache, warm: there is no mount of s3stream-fs, or no daemon answers",
     ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told",
+    ExitCode.SNAPSHOT: "a snapshot or inventory is missing, damaged, of another bucket, or cannot be written",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

@@ -166,6 +166,7 @@ SWITCH: Final = Kind("true or false", _switch, (bool,))
 TEXT: Final = Kind("text", _text)
 URL: Final = Kind("URL", _url)
 PATH: Final = Kind("path", _text)
+PLACE: Final = Kind("path or URL", _text)
 MODE: Final = Kind("octal mode", parse_mode)  # no TOML number: 444 and 0o444 both arrive as one, and differ
 ID: Final = Kind("number", _user_or_group, (int, str))
 COUNT: Final = Kind("number", _count, (int, str))
@@ -274,6 +275,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "how old names, sizes and negative answers may be; 0 asks every time, inf takes the bucket as frozen",
         "60s",
         value=60.0,
+    ),
+    Option(
+        "index",
+        PLACE,
+        "FILE",
+        "show the bucket as it stands in this snapshot, a file or s3://BUCKET/KEY; nothing is listed, names are frozen"
+        " as with --metadata-ttl inf",
+        "none",
     ),
     Option(
         "read-deadline",

@@ -27,6 +27,7 @@ from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
 from s3stream_daemon.reclaim import keep_out_of_reclaim, waits_for_itself
 from s3stream_daemon.refresh import answer_refresh
+from s3stream_daemon.snapshot import open_snapshot
 from s3stream_daemon.source import space_name
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
@@ -53,6 +54,7 @@ from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3 import open_s3
+from s3stream_fs.store.snapshot import SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +75,11 @@ _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
 
 
-def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
+def run(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None]) -> None:
     """Mount and answer the kernel until somebody unmounts or a signal says stop.
 
-    Calls ``on_ready`` once the mount can be used. Raises UsageError for what the user can mend.
+    Calls ``on_ready`` once the mount can be used, ``on_progress`` where that takes long. Raises UsageError for
+    what the user can mend.
     """
     keep_memory_small()
     raise_descriptor_limit()
@@ -85,7 +88,7 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        trio.run(_serve, config, on_ready, kept_out)
+        trio.run(_serve, config, on_ready, on_progress, kept_out)
     except BaseExceptionGroup as group:
         # A nursery wraps what ends it; the user's mistake in it is what has to be told.
         mistake = usage_error_in(group)
@@ -94,16 +97,26 @@ def run(config: MountConfig, on_ready: Callable[[], None]) -> None:
         raise mistake from None
 
 
-async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bool) -> None:
+async def _serve(
+    config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None], kept_out: bool
+) -> None:
     source = str(config.source)
     async with AsyncExitStack() as stack:
         try:
             s3 = await stack.enter_async_context(open_s3(config.store))
         except StoreError as error:
-            raise startup_error(error, config) from None
-        await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
+            raise startup_error(error, config.source, config.store) from None
         congestion = Congestion(config.max_in_flight)
-        store = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
+        retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
+        store: ObjectStore = retrying
+        sections: dict[str, Callable[[], object]] = {}
+        if config.index is None:
+            await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
+        else:
+            file = await stack.enter_async_context(open_snapshot(config.index, config, on_progress))
+            # Outside of the retries: a file that is damaged is so the next time too.
+            snapshot = store = SnapshotStore(file, retrying)
+            sections["snapshot"] = snapshot.statistics
         space = space_name(config.store.endpoint_url, config.source.bucket)
         with ending_with(ExitCode.CACHE):
             disk = await stack.enter_async_context(open_disk_tier(config.disk, space))
@@ -132,7 +145,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             ),
         )
 
-        sections: dict[str, Callable[[], object]] = {
+        sections |= {
             "filesystem": filesystem.statistics,
             "reading": reader.statistics,
             "fetch": fetcher.statistics,
@@ -143,7 +156,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
             "shelf": shelf.statistics,
             **({"archive": archive.statistics} if archive is not None else {}),
             "inodes": inodes.statistics,
-            "retries": store.statistics,
+            "retries": retrying.statistics,
             "s3": s3.statistics,
         }
 
@@ -181,9 +194,9 @@ async def _serve(config: MountConfig, on_ready: Callable[[], None], kept_out: bo
 
 
 def _archive(config: MountConfig, space: str) -> AbstractAsyncContextManager[Archive | None]:
-    """Listings that outlive this process, where names are valid for long enough."""
+    """Listings that outlive this process, where names are valid for long enough and are not a snapshot's."""
     ttl_seconds = config.metadata_ttl_seconds
-    if ttl_seconds < _LEAST_ARCHIVED_SECONDS:
+    if ttl_seconds < _LEAST_ARCHIVED_SECONDS or config.index is not None:
         return nullcontext()
     folder = config.disk.directory / BLOCKS
 
@@ -222,7 +235,7 @@ async def _check_bucket(store: ObjectStore, config: MountConfig) -> None:
         with trio.fail_after(_STARTUP_SECONDS):
             await store.list_page(config.source.prefix, limit=1)
     except (StoreError, trio.TooSlowError) as error:
-        raise startup_error(error, config) from None
+        raise startup_error(error, config.source, config.store) from None
 
 
 async def _cancel_on_signal(

@@ -38,6 +38,31 @@ class Source:
         return f"s3://{self.bucket}/{self.prefix}".removesuffix("/")
 
 
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object in a bucket."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+def parse_object(text: str) -> Object:
+    """Read ``s3://BUCKET/KEY``. Raises ExitError with one line for anything else."""
+    source = parse_source(text)
+    key = source.prefix.removesuffix("/")
+    if not key or text.endswith("/"):
+        raise ExitError(f"{one_line(text)!r} names no object: write s3://BUCKET/KEY")
+    return Object(source.bucket, key)
+
+
+def is_url(text: str) -> bool:
+    """Whether it is meant to be in a bucket, and not the name of a file."""
+    return text[:5].lower() == "s3://"
+
+
 def parse_source(text: str) -> Source:
     """Read ``s3://BUCKET[/PREFIX[/]]``. Raises ExitError with one line for anything else."""
     scheme, separator, rest = text.partition("://")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from s3stream_daemon.exits import ExitCode
+
 PATIENCE_SECONDS = 30
 
 PROLOGUE = """
@@ -143,3 +145,24 @@ start(daemon)
 """,
     )
     assert done.stderr == f"{[signal.SIG_DFL.name, signal.SIG_DFL.name, signal.SIG_IGN.name]}\n"
+
+
+def test_a_start_that_takes_long_says_how_far_it_is(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+def daemon(pipe):
+    for number in range(3):
+        pipe.progress(f"{number} of 3\\n")
+    pipe.ready()
+    pipe.progress("nobody listens")
+    return ExitCode.OK
+start(daemon)
+def failing(pipe):
+    pipe.progress("1 of 3")
+    pipe.failed(ExitCode.STORE, "it does not come")
+    return ExitCode.STORE
+start(failing)
+""",
+    )
+    assert (done.returncode, done.stderr) == (ExitCode.STORE, "it does not come\n")

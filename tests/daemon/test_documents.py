@@ -87,7 +87,7 @@ def test_the_unit_mounts_by_instance_and_leaves_no_dead_mount() -> None:
     assert service["ExecStopPost"] == "-s3stream-fs umount --lazy --config /etc/s3stream-fs/%i.toml"
     assert service["Restart"] == "on-failure"
     codes = [ExitCode(int(code)) for code in service["RestartPreventExitStatus"].split()]
-    assert codes == [ExitCode.USAGE, ExitCode.MOUNTPOINT, ExitCode.CACHE, ExitCode.FUSE]
+    assert codes == [ExitCode.USAGE, ExitCode.MOUNTPOINT, ExitCode.CACHE, ExitCode.FUSE, ExitCode.SNAPSHOT]
 
 
 def test_the_unit_has_no_setting_that_would_hide_the_mount_or_close_the_device() -> None:

@@ -47,7 +47,8 @@ def test_every_option_can_be_set_in_the_file_and_by_environment(tmp_path: Path) 
         "source": "s3://b", "mountpoint": "/m", "endpoint_url": "http://h:1", "region": "r", "profile": "p",
         "no_sign_request": True, "requester_pays": True, "addressing": "path", "cache_dir": "/c", "cache_size": "1GiB",
         "cache_reserve": "5%", "cache_policy": "keep", "cache_verify": "always",
-        "memory_limit": 2**30, "metadata_ttl": 1.5, "read_deadline": 10, "max_in_flight": 9, "no_hedging": True,
+        "memory_limit": 2**30, "index": "/i", "metadata_ttl": 1.5, "read_deadline": 10, "max_in_flight": 9,
+        "no_hedging": True,
         "binding": "pyfuse3", "open_mode": "kernel", "uid": 1, "gid": 2, "file_mode": "0440", "dir_mode": "0550",
         "allow_other": True, "log_file": "/l", "log_level": "debug", "foreground": True,
     }  # fmt: skip

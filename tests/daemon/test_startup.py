@@ -33,7 +33,7 @@ def config(options: str = "") -> MountConfig:
     ],
 )
 def test_one_line_says_what_is_wrong_and_what_to_do(error: Exception, options: str, said: list[str]) -> None:
-    told = startup_error(error, config(options))
+    told = startup_error(error, config(options).source, config(options).store)
     assert code_of(told) is ExitCode.STORE
     assert "\n" not in str(told)
     for part in said:

@@ -1,4 +1,7 @@
-"""One suite over every ObjectStore: the fake, S3 over HTTP against moto, and both behind the retry policy."""
+"""One suite over every ObjectStore: the fake, S3 over HTTP against moto, both behind the retry policy, and snapshots.
+
+A snapshot is taken when the store is opened, and what is put later is not in it: that is the one difference.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
@@ -15,12 +19,15 @@ import oddstores
 from oddstores import Layer
 from s3server import S3Server
 from s3stream_fs.errors import Archived, NotFound, ObjectChanged
+from s3stream_fs.namespace.survey import Survey
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.draft import SnapshotDraft
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3 import open_s3
-from s3stream_fs.types import ByteRange, ObjectId
+from s3stream_fs.store.snapshot import SnapshotFile, SnapshotStore
+from s3stream_fs.types import ByteRange, ListPage, ObjectId
 
 MIB = 1024 * 1024
 Put = Callable[..., ObjectId]
@@ -33,6 +40,7 @@ class Rig:
     put: Put
     restore: Callable[[str], None]
     open: Callable[[], AbstractAsyncContextManager[ObjectStore]]
+    frozen: bool = False
 
     def run(self, case: Callable[[ObjectStore], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -80,6 +88,24 @@ def retrying(rig: Rig) -> Rig:
     return Rig(rig.put, rig.restore, opened)
 
 
+def snapshot(rig: Rig, folder: Path) -> Rig:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ObjectStore]:
+        path = folder / "snapshot"
+        async with rig.open() as inner:
+            draft = SnapshotDraft(path, folder / "stage")
+
+            def list_page(prefix: str, *, token: str | None, after: str, flat: bool) -> Awaitable[ListPage]:
+                return inner.list_page(prefix, token=token, after=after, flat=flat)
+
+            await Survey("", list_page, draft.add).run()
+            await draft.finish("bucket", "", "", 0)
+            with SnapshotFile(path) as file:
+                yield SnapshotStore(file, inner)
+
+    return Rig(rig.put, rig.restore, opened, frozen=True)
+
+
 LAYERS: dict[str, Layer | None] = {
     "s3": None,
     "s3 of the first version": oddstores.first_version(),
@@ -92,27 +118,32 @@ LAYERS: dict[str, Layer | None] = {
 
 
 @contextmanager
-def rigged(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+def rigged(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Rig]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    wrap = retrying if name.startswith("retrying") else lambda rig: rig
+
+    def wrap(rig: Rig) -> Rig:
+        if name.startswith("snapshot"):
+            return snapshot(rig, folder)
+        return retrying(rig) if name.startswith("retrying") else rig
+
     if name.endswith("memory"):
         yield wrap(memory_rig())
     else:
-        with S3Server(LAYERS[name.removeprefix("retrying ")]) as server:
+        with S3Server(LAYERS[name.removeprefix("retrying ").removeprefix("snapshot ")]) as server:
             yield wrap(s3_rig(server))
 
 
-@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3"])
-def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    with rigged(request.param, monkeypatch) as made:
+@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3", "snapshot memory", "snapshot s3"])
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
+    with rigged(request.param, monkeypatch, tmp_path) as made:
         yield made
 
 
-@pytest.fixture(params=["memory", "retrying memory", "retrying s3", *LAYERS])
-def lister(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+@pytest.fixture(params=["memory", "retrying memory", "retrying s3", "snapshot memory", "snapshot s3", *LAYERS])
+def lister(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
     """As ``rig``, and stores that list in ways of their own."""
-    with rigged(request.param, monkeypatch) as made:
+    with rigged(request.param, monkeypatch, tmp_path) as made:
         yield made
 
 
@@ -244,7 +275,7 @@ def test_archived_objects(rig: Rig) -> None:
         with pytest.raises(Archived):
             await fetched(store, object_id, object_id.whole)
         rig.restore("cold")
-        assert not (await store.head("cold")).archived
+        assert (await store.head("cold")).archived is rig.frozen
         assert await fetched(store, object_id, object_id.whole) == b"frozen"
 
     rig.run(case)
@@ -281,5 +312,30 @@ def test_a_listing_may_begin_anywhere(lister: Rig, after: str) -> None:
             rest = await store.list_page("", token=first.next_token)
             assert first.objects + rest.objects == page.objects
             assert first.prefixes + rest.prefixes == page.prefixes
+
+    lister.run(case)
+
+
+@pytest.mark.parametrize("after", ["", "-a", "a/b", "a/b/c", "a/d", "zz"])
+def test_a_flat_listing_has_every_key(lister: Rig, after: str) -> None:
+    for key in KEYS:
+        lister.put(key, b"x")
+
+    async def case(store: ObjectStore) -> None:
+        beyond = [key for key in sorted(KEYS, key=str.encode) if key.encode() > after.encode()]
+        page = await store.list_page("", after=after, flat=True)
+        assert [info.id.key for info in page.objects] == beyond
+        assert (page.prefixes, page.next_token) == ((), None)
+        below = await store.list_page("a/", flat=True)
+        assert [info.id.key for info in below.objects] == ["a/b/c", "a/d", "a/é"]
+        found: list[str] = []
+        token = None
+        while True:
+            page = await store.list_page("", token=token, after="" if token else after, limit=2, flat=True)
+            found += [info.id.key for info in page.objects]
+            token = page.next_token
+            if token is None:
+                break
+        assert found == beyond
 
     lister.run(case)
