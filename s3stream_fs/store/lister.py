@@ -87,7 +87,7 @@ class Lister:
             if self._first_version:
                 raise StoreUnavailable(_IN_TWO_WAYS)
             self._second_version = True
-        keys, prefixes = await self._names(page, prefix, "list_objects_v2")
+        keys, prefixes = await self._names(page, prefix, "list_objects_v2", flat)
         if not self._second_version:
             if after and _begins(keys, prefixes) <= after:
                 # A store of the first version ignores start-after, as some of the second do; a marker may help.
@@ -117,7 +117,7 @@ class Lister:
             rolled_up = marker.endswith("/") and marker != prefix and not flat
             arguments["Marker"] = marker + _LAST if rolled_up and not self._skips_prefixes else marker
         page = written(await self._ask("list_objects", arguments))
-        keys, prefixes = await self._names(page, prefix, "list_objects")
+        keys, prefixes = await self._names(page, prefix, "list_objects", flat)
         if marker and page.truncated and self._skips_prefixes and prefixes == [marker] and not keys:
             self._skips_prefixes = False
             return await self._by_marker(prefix, marker, limit, flat)
@@ -151,14 +151,14 @@ class Lister:
 
     # ---- names
 
-    async def _names(self, page: Written, prefix: str, operation: str) -> tuple[list[str], list[str]]:
+    async def _names(self, page: Written, prefix: str, operation: str, flat: bool) -> tuple[list[str], list[str]]:
         """The keys and common prefixes that are meant. Some stores encode one and not the other."""
         return (
-            await self._read(page, "keys", prefix, operation),
-            await self._read(page, "prefixes", prefix, operation),
+            await self._read(page, "keys", prefix, operation, flat),
+            await self._read(page, "prefixes", prefix, operation, flat),
         )
 
-    async def _read(self, page: Written, kind: _Kind, prefix: str, operation: str) -> list[str]:
+    async def _read(self, page: Written, kind: _Kind, prefix: str, operation: str, flat: bool) -> list[str]:
         names = page.keys if kind == "keys" else page.prefixes
         if is_plain(names):
             return names
@@ -173,7 +173,7 @@ class Lister:
         if not meant:
             raise untrue(names[0], prefix)
         if not _all_same(meant):
-            proven = await self._proven(kind, names, meant, operation)
+            proven = await self._proven(kind, names, meant, operation, flat)
             self._spellings[kind] = known - (meant.keys() - proven.keys() if proven else set())
             # Its word counts where nothing else does.
             meant = proven or {spelling: meant[spelling] for spelling in meant if spelling is not Spelling.RAW}
@@ -183,7 +183,7 @@ class Lister:
         return next(iter(meant.values()))
 
     async def _proven(
-        self, kind: _Kind, names: Sequence[str], meant: dict[Spelling, list[str]], operation: str
+        self, kind: _Kind, names: Sequence[str], meant: dict[Spelling, list[str]], operation: str, flat: bool
     ) -> dict[Spelling, list[str]]:
         """Ask the store for one of the names as each spelling reads it: the one that it lists again was meant.
 
@@ -197,8 +197,9 @@ class Lister:
             liked = (at for at in differing if all(read_as[at].isprintable() for read_as in left.values()))
             at = next(liked, differing[0])
             for text in filter(_is_text, dict.fromkeys(read_as[at] for read_as in left.values())):
+                asked = text if flat else text.removesuffix("/")
                 try:
-                    again = written(await self._ask(operation, _arguments(text.removesuffix("/"), _ENOUGH, flat=False)))
+                    again = written(await self._ask(operation, _arguments(asked, _ENOUGH, flat)))
                 except Transient:
                     raise
                 except StoreError:
