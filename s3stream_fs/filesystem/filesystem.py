@@ -136,13 +136,12 @@ class FileSystem:
             await listing.wait_settled(position)
 
     async def refresh(self, path: bytes, progress: Callable[[RefreshProgress], None]) -> None:
-        """Ask the store again for all that is known at and below ``path``, relative to the mount, however fresh.
+        """Ask the store again for all that is known at, above and below ``path``, relative to the mount, however fresh.
 
         ``progress`` is told once, and what it was told is kept up to date.
         """
-        *parents, name = [part for part in path.split(b"/") if part not in (b"", b".")] or [b""]
-        prefix = self._inodes.root_prefix + "".join(f"{part.decode('utf-8', 'replace')}/" for part in parents)
-        await self._tree.refresh(prefix, name, progress)
+        names = [part for part in path.split(b"/") if part not in (b"", b".")]
+        await self._tree.refresh(self._inodes.root_prefix, names, progress)
 
     async def next_change(self) -> tuple[int, bytes]:
         """Wait until a name stands for something else though a kernel may still keep the last answer.
@@ -151,7 +150,7 @@ class FileSystem:
         directory again.
         """
         while True:
-            prefix, name = await self._tree.changes.receive()
+            prefix, name = await self._tree.changes.next()
             number = self._inodes.directory(prefix)
             if number is not None:
                 return number, name

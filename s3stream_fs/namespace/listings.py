@@ -19,6 +19,7 @@ from s3stream_fs.namespace.archive import Archive, Archived
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import ListFrom, Loader
 from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.types import ListPage
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,14 @@ class Listings:
         self._started += 1
         self._nursery.start_soon(self._load, listing, before, anew)
         return listing
+
+    def take(self, prefix: str, page: ListPage, fresh_until: float) -> None:
+        """Keep what is known of a directory otherwise: a page that is all of it."""
+        if self.fresh(prefix) is None:
+            listing = self._kept[prefix] = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
+            listing.add_page(page)
+            listing.finish()
+            self._ended(listing)
 
     def below(self, prefix: str) -> Iterator[Listing]:
         """Those that are kept of ``prefix`` and of all directories in it."""

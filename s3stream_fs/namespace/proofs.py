@@ -41,5 +41,25 @@ def proven(prefix: str, page: ListPage) -> Iterator[tuple[str, bytes, Row]]:
             yield above, name, row_of(above, name, info)
 
 
+def listed(prefix: str, page: ListPage) -> Iterator[tuple[str, ListPage]]:
+    """What a flat page that has all keys below ``prefix`` says of each directory there, ``prefix`` first."""
+    objects: dict[str, list[ObjectInfo]] = {prefix: []}
+    prefixes: dict[str, list[str]] = {prefix: []}
+    for info in page.objects:
+        key = info.id.key
+        if not key.startswith(prefix):
+            continue
+        above = prefix
+        for text in key[len(prefix) :].split("/")[:-1]:
+            below = f"{above}{text}/"
+            if below not in objects:
+                prefixes[above].append(below)
+                objects[below], prefixes[below] = [], []
+            above = below
+        objects[above].append(info)
+    for directory in objects:
+        yield directory, ListPage(tuple(objects[directory]), tuple(prefixes[directory]), None)
+
+
 def _bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")

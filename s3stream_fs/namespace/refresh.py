@@ -1,6 +1,6 @@
-"""A refresh: what is known at and below a path is asked for again, however fresh, and what has changed is announced.
+"""A refresh: directories that are known are listed again, however fresh, and what has changed is announced.
 
-Costs a listing for each directory that is known there, and nothing for others, which are asked for when somebody comes.
+Costs a listing for each, and nothing for others, which are asked for when somebody comes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from s3stream_fs.namespace.changes import Change
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.listings import Listings
 from s3stream_fs.namespace.rows import Row
@@ -20,8 +21,8 @@ _LISTINGS_AT_ONCE: Final = 32
 _ROWS_AT_A_TIME: Final = 500
 """Rows that are compared (some 2 us each) before others get their turn."""
 
-Announce = Callable[[tuple[str, bytes]], Awaitable[None]]
-"""Tells of a name, with the prefix of its directory, or of a directory as a whole where the name is empty."""
+Announce = Callable[[Change], Awaitable[None]]
+"""Says that something has changed."""
 
 
 @dataclass(slots=True)
@@ -78,10 +79,10 @@ class Refresh:
                 else:
                     self.progress.nreplaced += 1
                 name = (old or new).name  # type: ignore[union-attr]
-                await self._announce((after.prefix, name))
+                await self._announce(Change(after.prefix, name))
             if number % _ROWS_AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
-        await self._announce((after.prefix, b""))
+        await self._announce(Change(after.prefix, b""))
 
 
 def _pairs(olds: Iterator[Row], news: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:

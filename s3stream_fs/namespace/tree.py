@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -19,11 +18,12 @@ from outcome import Outcome, acapture
 
 from s3stream_fs.errors import NotFound, StoreUnavailable
 from s3stream_fs.namespace.archive import Archive
+from s3stream_fs.namespace.changes import Change, Changes
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings, ListingsStatistics
-from s3stream_fs.namespace.proofs import proven
+from s3stream_fs.namespace.proofs import listed, proven
 from s3stream_fs.namespace.refresh import Refresh, RefreshProgress
 from s3stream_fs.namespace.rows import Row, row_of
 from s3stream_fs.namespace.shelf import Shelf
@@ -43,8 +43,8 @@ few known files pays for those; one that probes or walks pays one LIST per 1,000
 _WALK_TTL_SECONDS: Final = 5.0
 """With a shorter time to live what is listed ahead of a walk would be too old when the walk comes to it."""
 
-_MAX_CHANGES: Final = 1000
-"""Changes that nobody has been told of yet. Further ones show when what was said of the name has grown old."""
+_TOLD_SECONDS: Final = 5.0
+"""How long a refresh waits for the kernel to be told what has changed: some 60 us for a name."""
 
 _LOOKUP_LIMIT: Final = 100
 """Keys in the page that answers one lookup. The file comes first; the directory comes after names that go on with a
@@ -102,9 +102,7 @@ class Tree:
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
         self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)
         """Names asked for one by one, by directory, and until when they count."""
-        self._announce, self.changes = trio.open_memory_channel[tuple[str, bytes]](_MAX_CHANGES)
-        """Names, each with the prefix of its directory, that stand for something else than was answered lately. Without
-        a name: the directory holds others than were shown."""
+        self.changes = Changes()
         self._thawed: LRUCache[ObjectId, tuple[bool, float]] = LRUCache(maxsize=10_000)
         """Archived objects that were asked whether they have been restored."""
         self._reported: LRUCache[tuple[str, object], None] = LRUCache(maxsize=10_000)
@@ -146,23 +144,29 @@ class Tree:
             self._listings.open(ahead)
         return listing
 
-    async def refresh(self, parent: str, name: bytes, progress: Callable[[RefreshProgress], None]) -> None:
-        """Ask again for all that is known of ``name`` in the directory ``parent``, and of all below it; without a name,
-        of the directory. What has changed is announced. ``progress`` is told once, and then kept up to date."""
-        text = text_of(name)
-        if text is None and name:
-            progress(RefreshProgress())
-            return
-        path = f"{parent}{text}/" if text else parent
-        refresh = Refresh(self._listings, self._announce.send)
+    async def refresh(self, root: str, path: list[bytes], progress: Callable[[RefreshProgress], None]) -> None:
+        """Ask again for all that is known of a path below the prefix ``root``, on the way to it, and below it.
+
+        What has changed is announced. ``progress`` is told once, and then kept up to date.
+        """
+        refresh = Refresh(self._listings, self.changes.announce)
         progress(refresh.progress)
+        prefix = root
+        above: list[tuple[str, bytes]] = []
+        for name in path:
+            text = text_of(name)
+            if text is None:
+                return  # no key can have it
+            above.append((prefix, name))
+            prefix = f"{prefix}{text}/"
         for known in list(self._answers):
-            if known[0].startswith(path) or known == (parent, name):
+            if known[0].startswith(prefix) or known in above:
                 self._answers.pop(known, None)
-                await self._announce.send(known)
-        await refresh.run([listing.prefix for listing in self._listings.below(path)])
-        if text and self._listings.get(parent) is not None:
-            await refresh.run([parent])
+                await self.changes.announce(Change(*known))
+        prefixes = [known for known, _ in above if self._listings.get(known) is not None]
+        await refresh.run([*prefixes, *(listing.prefix for listing in self._listings.below(prefix))])
+        with trio.move_on_after(_TOLD_SECONDS):
+            await self.changes.wait_told()
 
     def statistics(self) -> TreeStatistics:
         return TreeStatistics(
@@ -190,6 +194,7 @@ class Tree:
             kept = self._answers.get((prefix, name))
             if kept is not None and kept.fresh_until > trio.current_time():
                 self._answered_from_answers += 1
+                self._asked_lately(prefix).add(name)  # also one that was told beside another, by a flat listing
                 return kept
             under_way = self._asking.get((prefix, name))
             if under_way is None:
@@ -217,8 +222,9 @@ class Tree:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
 
         It is flat, so that it also tells of names further down, which are probably asked for next: a path through
-        directories that hold one directory each costs one LIST in all. A second one is needed only where so many keys
-        go on with a character below '/' that the directory, which comes after them, does not fit the page.
+        directories that hold one directory each costs one LIST in all, and so does a small tree. A second one is needed
+        only where so many keys go on with a character below '/' that the directory, which comes after them, does not
+        fit the page.
         """
         key = prefix + text
         if not self._store.lists_any_prefix:
@@ -229,7 +235,10 @@ class Tree:
         if page.next_token is not None and page.last.encode() < key.encode() + b"/":
             page = await self._list(key + "/", limit=_LOOKUP_LIMIT, flat=True)
         if any(below.id.key.startswith(key + "/") for below in page.objects):
-            if self._ttl_seconds > 0:
+            if self._ttl_seconds > 0 and page.next_token is None:
+                for directory, entries in listed(key + "/", page):
+                    self._listings.take(directory, entries, fresh_until)
+            elif self._ttl_seconds > 0:
                 for above, inside, row in proven(key + "/", page):
                     self._answers[above, inside] = Answer(row, fresh_until)
             return row_of(prefix, name, None)
@@ -305,8 +314,7 @@ class Tree:
                 continue
             found = listing.find(name)
             if (found.entry if isinstance(found, Row) else found) != answer.entry:
-                with suppress(trio.WouldBlock):
-                    self._announce.send_nowait((listing.prefix, name))
+                self.changes.announce_nowait(Change(listing.prefix, name))
 
     def _report(self, listing: Listing) -> None:
         """Count what the listing cannot show, and say so once per directory and reason."""

@@ -69,8 +69,8 @@ def test_one_file_and_nothing_else(server: S3Server, mounted: Mounted) -> None:
         server.put("bucket", key, b"three")
     server.clear()
     said = refresh(mount, mount.path / "a" / "file")
-    assert (said["ndirectories_done"], said["nreplaced"]) == (1, 1)
-    assert len(server.requests) == server.count("LIST") == 1
+    assert (said["ndirectories_done"], said["nreplaced"]) == (2, 1)
+    assert len(server.requests) == server.count("LIST") == 2
     assert tree(mount.path) == first | {"a/file": b"three"}
 
 
@@ -127,4 +127,18 @@ def test_bad_paths(server: S3Server, mounted: Mounted, tmp_path: Path) -> None:
     assert mount.cli.run("refresh", tmp_path).returncode == 2
     assert mount.cli.run("refresh").returncode == 2
     said = refresh(mount, mount.path / "no" / "such" / "file")
-    assert said["ndirectories_done"] == 0
+    assert (said["nadded"], said["nremoved"], said["nreplaced"]) == (0, 0, 0)
+
+
+def test_thousands_of_changes_are_all_told_when_it_returns(server: S3Server, mounted: Mounted) -> None:
+    server.create_bucket("bucket")
+    count = 3000
+    for number in range(count):
+        server.put("bucket", f"{number:04}", b"x")
+    mount = mounted(server, "bucket", metadata_ttl="inf")
+    assert {path.stat().st_size for path in mount.path.iterdir()} == {1}
+    for number in range(count):
+        server.put("bucket", f"{number:04}", b"xx")
+    assert refresh(mount, mount.path)["nreplaced"] == count
+    sizes = [(mount.path / f"{number:04}").stat().st_size for number in reversed(range(count))]
+    assert sizes == [2] * count

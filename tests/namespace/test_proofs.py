@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from s3stream_fs.namespace.proofs import proven
+from s3stream_fs.namespace.proofs import listed, proven
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
@@ -35,3 +35,20 @@ def test_nothing_is_proven_that_is_not_so(keys: list[str], limit: int, prefix: s
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@settings(max_examples=200, deadline=None)
+@given(KEYS, st.sampled_from(["", "a/", "a/b/"]))
+def test_a_page_of_all_keys_is_the_listing_of_each_directory(keys: list[str], prefix: str) -> None:
+    store = MemoryStore()
+    for key in keys:
+        store.put(key, b"x")
+
+    async def main() -> None:
+        page = await store.list_page(prefix, flat=True)
+        told = dict(listed(prefix, page))
+        for directory, entries in told.items():
+            assert entries == await store.list_page(directory)
+        assert {below for entries in told.values() for below in entries.prefixes} == told.keys() - {prefix}
+
+    trio.run(main)
