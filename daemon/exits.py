@@ -37,8 +37,8 @@ EXIT_MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.MOUNTPOINT: "the mount point is missing, not an empty directory, already mounted, or busy",
     ExitCode.CACHE: "the cache folder cannot be used; cache verify: something in it was damaged",
     ExitCode.FUSE: "FUSE is not available or refuses the mount",
-    ExitCode.NOT_MOUNTED: "umount, stats, cache, warm: there is no mount of s3stream-fs, or no daemon answers",
-    ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told",
+    ExitCode.NOT_MOUNTED: "umount, stats, cache, warm, refresh: there is no mount of s3stream-fs, or no daemon answers",
+    ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told; refresh: a directory could not be listed",
     ExitCode.SNAPSHOT: "a snapshot or inventory is missing, damaged, of another bucket, or cannot be written",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
