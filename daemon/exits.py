@@ -38,7 +38,8 @@ EXIT_MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.CACHE: "the cache folder cannot be used; cache verify: something in it was damaged",
     ExitCode.FUSE: "FUSE is not available or refuses the mount",
     ExitCode.NOT_MOUNTED: "umount, stats, cache, warm, refresh: there is no mount of s3stream-fs, or no daemon answers",
-    ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told; refresh: a directory could not be listed",
+    ExitCode.INCOMPLETE: "warm: some files did not come; which ones, and why, was told;"
+    " refresh: a directory could not be listed",
     ExitCode.SNAPSHOT: "a snapshot or inventory is missing, damaged, of another bucket, or cannot be written",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }

@@ -272,7 +272,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "metadata-ttl",
         DURATION,
         "TIME",
-        "how old names, sizes and negative answers may be; 0 asks every time, inf takes the bucket as frozen (see refresh)",
+        "how old names, sizes and negative answers may be; 0 asks every time, inf takes the bucket as frozen"
+        " (see refresh)",
         "60s",
         value=60.0,
     ),
