@@ -411,9 +411,15 @@ def test_as_many_forgets_as_lookups_leave_nothing(tmp_path: Path) -> None:
     run(tmp_path, case, ttl=float("inf"))
 
 
+def put_many(rig: Rig, directory: str) -> None:
+    """So many that the LIST by which the directory is found does not tell of all."""
+    for number in range(150):
+        rig.store.put(f"{directory}/{number:03}", b"x")
+
+
 def test_the_kernel_is_told_of_names_that_changed(tmp_path: Path) -> None:
     async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
-        rig.store.put("d/other", b"x")
+        put_many(rig, "d")
         directory = await kernel.lookup(b"d")
         assert await kernel.lookup(b"new", directory) == 0
         rig.store.put("d/new", b"x")
@@ -429,8 +435,8 @@ def test_the_kernel_is_told_of_names_that_changed(tmp_path: Path) -> None:
 
 def test_directories_that_the_kernel_has_forgotten_are_not_spoken_of(tmp_path: Path) -> None:
     async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
-        for name in ("a", "b"):
-            rig.store.put(f"{name}/other", b"x")
+        put_many(rig, "a")
+        put_many(rig, "b")
         a, b = await kernel.lookup(b"a"), await kernel.lookup(b"b")
         for directory in (a, b):
             assert await kernel.lookup(b"new", directory) == 0
