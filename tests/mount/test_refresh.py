@@ -76,6 +76,8 @@ def test_one_file_and_nothing_else(server: S3Server, mounted: Mounted) -> None:
 
 def test_names_that_were_asked_for_one_by_one(server: S3Server, mounted: Mounted) -> None:
     server.create_bucket("bucket")
+    for number in range(150):  # so that the LIST by which the directory is found does not tell of all
+        server.put("bucket", f"d/{number:03}", b"x")
     server.put("bucket", "d/there", b"one")
     mount = mounted(server, "bucket", metadata_ttl="inf")
     there, absent = mount.path / "d" / "there", mount.path / "d" / "absent"
