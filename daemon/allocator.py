@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,9 @@ _LOOK_SECONDS: Final = 0.25
 """How often resident memory is looked at, in 20 us. A busy daemon fetches 200 MiB meanwhile, most of it into memory
 that it has already."""
 
+_MANY_NAMES: Final = 100_000
+"""They took 10 MiB."""
+
 _WORTH_NBYTES: Final = 8 * 1024 * 1024
 _VAIN_SECONDS: Final = 10.0
 """After a look through the heap that found less, the next one waits so long: the memory is in use, by names perhaps."""
@@ -46,20 +50,24 @@ def resident_nbytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_NBYTES
 
 
-async def give_memory_back(limit_nbytes: int) -> None:
+async def give_memory_back(limit_nbytes: int, forgotten: Callable[[], int]) -> None:
     """Return free memory to the system whenever more is resident than the limit for data and what else is needed.
 
     The heap keeps the pieces of bodies on their way, in holes too small for a whole part: without this a process that
-    has had 100 MiB in flight stays so much above its limit.
+    has had 100 MiB in flight stays so much above its limit. It also keeps what names took: they are given back when
+    many were ``forgotten``, which counts them.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     pause = _LOOK_SECONDS
+    forgotten_before = 0
     while malloc_trim is not None:
         await trio.sleep(pause)
         try:
             before = resident_nbytes()
-            if before <= limit_nbytes + _OVERHEAD_NBYTES:
+            many_forgotten = forgotten() - forgotten_before >= _MANY_NAMES
+            if before <= limit_nbytes + _OVERHEAD_NBYTES and not many_forgotten:
                 continue
+            forgotten_before = forgotten()
             # In a thread: it takes some milliseconds, and the interpreter's lock is free meanwhile.
             await trio.to_thread.run_sync(malloc_trim, 0)
             worth_it = before - resident_nbytes() >= _WORTH_NBYTES

@@ -123,7 +123,6 @@ async def _serve(
 
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        nursery.start_soon(give_memory_back, config.memory_limit_nbytes)
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
         fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
@@ -132,6 +131,7 @@ async def _serve(
         archive = await stack.enter_async_context(_archive(config, space))
         tree = Tree(store, shelf, archive, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
         inodes = InodeTable(config.source.prefix)
+        nursery.start_soon(give_memory_back, config.memory_limit_nbytes, lambda: inodes.forgotten)
         filesystem = FileSystem(
             tree,
             inodes,

@@ -149,9 +149,10 @@ class Archive:
         with trio.move_on_after(_CLOSE_SECONDS):
             while self._queue:
                 await self.write_batch()
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        async with self._turn:  # a thread may still be writing: a connection that is closed under it crashes
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
     # What follows runs in a worker thread.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import trio
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from outcome import Outcome, acapture
 
 from s3stream_fs.errors import NotFound, StoreUnavailable
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _MAX_ANSWERS: Final = 100_000
 """Single answers that are kept, present or absent."""
+
+_LEAST_KEPT_SECONDS: Final = 1.0
+"""Also with a shorter time to live, for those who asked while the answer was under way."""
 
 _LOOKUPS_BEFORE_LISTING: Final = 4
 """How many different names may be asked for one by one before the directory is listed. A guess: a script that opens a
@@ -97,7 +100,9 @@ class Tree:
             nursery=nursery,
         )
         self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
-        self._answers: LRUCache[tuple[str, bytes], Answer] = LRUCache(maxsize=_MAX_ANSWERS)
+        self._answers: TTLCache[tuple[str, bytes], Answer] = TTLCache(
+            _MAX_ANSWERS, max(ttl_seconds, _LEAST_KEPT_SECONDS), timer=trio.current_time
+        )
         self._asking: dict[tuple[str, bytes], trio.Event] = {}
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
         self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)

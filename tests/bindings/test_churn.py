@@ -112,6 +112,8 @@ async def live(rig: Rig, kernel: Kernel, choice: random.Random, until: int) -> N
             await trio.sleep(TTL_SECONDS + 1)
         if len(kernel.known) > NNAMES_KEPT:
             kernel.forget(choice.randrange(1, NNAMES_KEPT))
+    await trio.sleep(TTL_SECONDS + 1)  # answers are kept for so long
+    await kernel.lookup(ROOT, "d0")
     kernel.forget(len(kernel.known))
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+from array import array
+
 import pytest
 
 from s3stream_fs.errors import NotFound
 from s3stream_fs.namespace import inodes
 from s3stream_fs.namespace.inodes import ROOT, DirectoryInode, FileInode, InodeTable
-from s3stream_fs.namespace.rows import Row, row_of
+from s3stream_fs.namespace.rows import Row, Rows, row_of
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 
@@ -67,3 +70,22 @@ def test_two_that_hash_alike_get_two_numbers(monkeypatch: pytest.MonkeyPatch) ->
     table = InodeTable("")
     assert [table.remember(file(key)) for key in "aba"] == [1000, 1001, 1000]
     assert table.statistics().collisions == 1
+
+
+def test_a_table_that_has_forgotten_is_small_again() -> None:
+    rows = Rows.packed("", [(b"%06d" % number, None) for number in range(50_000)])
+    tracemalloc.start()
+    try:
+        table = InodeTable("")
+        empty, _ = tracemalloc.get_traced_memory()
+        numbers = array("Q", (table.remember(row) for row in rows.rows()))
+        full, _ = tracemalloc.get_traced_memory()
+        for number in numbers:
+            table.forget(number, 1)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (table.statistics().remembered, table.statistics().forgotten) == (1, 50_000)
+    assert (full - empty) / 50_000 < 50
+    assert after - empty < 0.6 * (full - empty)  # the numbers themselves are still there
+    assert rows.nknown == 0
