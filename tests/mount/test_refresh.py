@@ -99,13 +99,18 @@ def test_unchanged_files_are_not_read_again(server: S3Server, mounted: Mounted) 
     for number in range(50):
         server.put("bucket", f"d/{number}", os.urandom(10_000))
     mount = mounted(server, "bucket", metadata_ttl="inf")
-    first = tree(mount.path)
-    server.put("bucket", "d/7", b"changed")
-    refresh(mount, mount.path)
-    before = mount.stats()["reading"]["reads"]
-    assert tree(mount.path) == first | {"d/7": b"changed"}
-    # A kernel that reclaims memory ahead of need may take a few pages away.
-    assert mount.stats()["reading"]["reads"] - before < 10
+    files = tree(mount.path)
+    read: list[int] = []
+    for number in range(5):
+        changed = f"changed {number}".encode()
+        server.put("bucket", "d/7", changed)
+        files["d/7"] = changed
+        refresh(mount, mount.path)
+        before = mount.stats()["reading"]["reads"]
+        assert tree(mount.path) == files
+        read.append(mount.stats()["reading"]["reads"] - before)
+    # A kernel that reclaims memory ahead of need may take pages away, which are read again: not each time.
+    assert min(read) <= 2, read
 
 
 @pytest.mark.parametrize("path", ["", "d", "d/0"])
