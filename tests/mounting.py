@@ -225,3 +225,13 @@ def _processes(file: str, wanted: bytes) -> list[int]:
         if wanted in words:
             found.append(int(folder.name))
     return found
+
+
+def tree_of(root: Path) -> dict[str, bytes | None]:
+    """Every path below, with its bytes; None for a directory."""
+    found: dict[str, bytes | None] = {}
+    for folder, directories, files in os.walk(root):
+        at = Path(folder)
+        found |= {str((at / name).relative_to(root)): None for name in directories}
+        found |= {str((at / name).relative_to(root)): (at / name).read_bytes() for name in files}
+    return found

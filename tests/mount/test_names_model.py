@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mounting import Mount
+from mounting import Mount, tree_of
 from s3server import S3Server
 
 Mounted = Callable[..., Mount]
@@ -39,15 +39,6 @@ def shown(keys: dict[str, bytes]) -> dict[str, bytes | None]:
         parts = key.split("/")
         tree |= {"/".join(parts[:length]): None for length in range(1, len(parts))}
     return {key: data for key, data in keys.items() if key not in tree} | tree
-
-
-def walked(root: Path) -> dict[str, bytes | None]:
-    found: dict[str, bytes | None] = {}
-    for folder, directories, files in os.walk(root):
-        at = Path(folder)
-        found |= {str((at / name).relative_to(root)): None for name in directories}
-        found |= {str((at / name).relative_to(root)): (at / name).read_bytes() for name in files}
-    return found
 
 
 def looked_up(root: Path) -> dict[str, int | None]:
@@ -111,6 +102,6 @@ def test_the_mount_shows_what_the_bucket_holds(server: S3Server, mounted: Mounte
             assert looked_up(mount.path) == {
                 path: None if data is None else len(data) for path, data in expected.items()
             }
-            assert walked(mount.path) == expected
+            assert tree_of(mount.path) == expected
 
     holds()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mounting import Mount
+from mounting import Mount, tree_of
 from s3server import S3Server
 
 Mounted = Callable[..., Mount]
@@ -22,16 +22,6 @@ def refresh(mount: Mount, path: Path, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def tree(root: Path) -> dict[str, bytes | None]:
-    """Every path below, with its bytes; None for a directory."""
-    found: dict[str, bytes | None] = {}
-    for folder, directories, files in os.walk(root):
-        at = Path(folder)
-        found |= {str((at / name).relative_to(root)): None for name in directories}
-        found |= {str((at / name).relative_to(root)): (at / name).read_bytes() for name in files}
-    return found
-
-
 @pytest.mark.parametrize("ttl", ["1h", "inf"])
 def test_all_kinds_of_changes_show_at_once(server: S3Server, mounted: Mounted, ttl: str) -> None:
     server.create_bucket("bucket")
@@ -41,19 +31,19 @@ def test_all_kinds_of_changes_show_at_once(server: S3Server, mounted: Mounted, t
     mount = mounted(server, "bucket", metadata_ttl=ttl)
     for name in ("d/new", "d/deep", "missing"):
         assert not (mount.path / name).exists()
-    first = tree(mount.path)
+    first = tree_of(mount.path)
     assert {name: data for name, data in first.items() if data is not None} == before
 
     for key in ("d/gone", "file", "folder/x"):
         server.delete("bucket", key)
     for key, data in {"d/replaced": b"33", "d/new": b"6", "d/deep/er": b"7", "file/y": b"8", "folder": b"9"}.items():
         server.put("bucket", key, data)
-    assert tree(mount.path) == first
+    assert tree_of(mount.path) == first
     said = refresh(mount, mount.path)
     assert (said["nadded"], said["nremoved"], said["nreplaced"]) == (2, 2, 3)
     wanted: dict[str, bytes | None] = {"same": b"same", "d": None, "d/same": b"2", "d/replaced": b"33", "d/new": b"6"}
     wanted |= {"d/deep": None, "d/deep/er": b"7", "file": None, "file/y": b"8", "folder": b"9"}
-    assert tree(mount.path) == wanted
+    assert tree_of(mount.path) == wanted
     assert not (mount.path / "missing").exists()
     assert not (mount.path / "d" / "gone").exists()
     assert (mount.path / "d" / "new").stat().st_size == 1
@@ -64,14 +54,14 @@ def test_one_file_and_nothing_else(server: S3Server, mounted: Mounted) -> None:
     for key in ("a/file", "a/other", "b/file"):
         server.put("bucket", key, b"one")
     mount = mounted(server, "bucket", metadata_ttl="inf")
-    first = tree(mount.path)
+    first = tree_of(mount.path)
     for key in ("a/file", "b/file"):
         server.put("bucket", key, b"three")
     server.clear()
     said = refresh(mount, mount.path / "a" / "file")
     assert (said["ndirectories_done"], said["nreplaced"]) == (2, 1)
     assert len(server.requests) == server.count("LIST") == 2
-    assert tree(mount.path) == first | {"a/file": b"three"}
+    assert tree_of(mount.path) == first | {"a/file": b"three"}
 
 
 def test_names_that_were_asked_for_one_by_one(server: S3Server, mounted: Mounted) -> None:
@@ -99,7 +89,7 @@ def test_unchanged_files_are_not_read_again(server: S3Server, mounted: Mounted) 
     for number in range(50):
         server.put("bucket", f"d/{number}", os.urandom(10_000))
     mount = mounted(server, "bucket", metadata_ttl="inf")
-    files = tree(mount.path)
+    files = tree_of(mount.path)
     read: list[int] = []
     for number in range(5):
         changed = f"changed {number}".encode()
@@ -107,7 +97,7 @@ def test_unchanged_files_are_not_read_again(server: S3Server, mounted: Mounted) 
         files["d/7"] = changed
         refresh(mount, mount.path)
         before = mount.stats()["reading"]["reads"]
-        assert tree(mount.path) == files
+        assert tree_of(mount.path) == files
         read.append(mount.stats()["reading"]["reads"] - before)
     # A kernel that reclaims memory ahead of need may take pages away, which are read again: not each time.
     assert min(read) <= 2, read
@@ -119,13 +109,13 @@ def test_a_store_that_is_down_is_told_and_costs_nothing(server: S3Server, mounte
     server.put("bucket", "d/0", b"one")
     mount = mounted(server, "bucket", metadata_ttl="inf", read_deadline="1s")
     mount.announce("503 SlowDown")
-    first = tree(mount.path)
+    first = tree_of(mount.path)
     server.fail_next("LIST", times=100)
     done = mount.cli.run("refresh", mount.path / path)
     assert done.returncode == 8
     assert "could not be listed" in done.stdout
     server.release_all()
-    assert tree(mount.path) == first
+    assert tree_of(mount.path) == first
 
 
 def test_bad_paths(server: S3Server, mounted: Mounted, tmp_path: Path) -> None:
