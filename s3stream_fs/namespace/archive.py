@@ -6,13 +6,14 @@ an answer: what cannot be read, or is not what was written, is simply not there.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
 import stat
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Final
 import trio
 from xxhash import xxh3_64_intdigest
 
+from s3stream_fs.cache.index import is_damage
+from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,22 @@ class Archived:
 
 
 @dataclass(frozen=True, slots=True)
+class _Packed:
+    """The same as plain bytes, for another thread: rows belong to trio's, and so does their shelf."""
+
+    prefix: str
+    listed_ms: int
+    digest: bytes
+    pieces: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, archived: Archived) -> _Packed:
+        """Raises StoreUnavailable where the shelf has lost a piece."""
+        pieces = tuple(rows.data for rows in archived.pieces)
+        return cls(archived.prefix, archived.listed_ms, archived.digest, pieces)
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveStatistics:
     """``enabled``: it is used, or would be. ``errors`` of the disk, or of what was found there."""
 
@@ -98,6 +117,8 @@ class Archive:
         self._queue: deque[Archived] = deque()
         self._queued = trio.lowlevel.ParkingLot()
         self._may_have_any = False
+        self._damaged = False
+        """The file is at fault, and goes with this process."""
         self._found = 0
         self._saved = 0
         self._errors = 0
@@ -135,24 +156,33 @@ class Archive:
         while True:
             while not self._queue:
                 await self._queued.park()
-            await self.write_batch()
-
-    async def write_batch(self) -> None:
-        async with self._turn:
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            try:
-                await trio.to_thread.run_sync(self._save, batch)
-            except (sqlite3.Error, OSError) as error:
-                self._fail(error)
+            await self._write_batch()
 
     async def close(self) -> None:
         with trio.move_on_after(_CLOSE_SECONDS):
             while self._queue:
-                await self.write_batch()
+                await self._write_batch()
         async with self._turn:  # a thread may still be writing: a connection that is closed under it crashes
             if self._db is not None:
                 self._db.close()
                 self._db = None
+                if self._damaged:
+                    with suppress(OSError):
+                        _remove_files(self._config.path)
+
+    async def _write_batch(self) -> None:
+        async with self._turn:
+            batch = []
+            for _ in range(min(_BATCH, len(self._queue))):
+                with suppress(StoreUnavailable):  # the disk has lost some of it meanwhile
+                    batch.append(_Packed.of(self._queue.popleft()))
+            try:
+                await trio.to_thread.run_sync(self._save, batch)
+            except (sqlite3.Error, OSError) as error:
+                self._fail(error)
+            except Exception as error:
+                log.exception("bug: listings are not kept")  # which is no reason to end the mount
+                self._fail(error)
 
     # What follows runs in a worker thread.
 
@@ -161,8 +191,7 @@ class Archive:
         path = self._config.path
         for damaged in (False, True):
             if damaged:
-                for suffix in ("-wal", "-shm", ""):
-                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                _remove_files(path)
             with suppress(FileExistsError):  # made by us, so that nobody else can read it
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             if not stat.S_ISREG(path.lstat().st_mode):
@@ -205,43 +234,40 @@ class Archive:
         if row is None:
             return None
         number, listed_ms, digest = row
+        pieces = _pieces(
+            prefix, self._db.execute("SELECT checksum, data FROM piece WHERE listing = ? ORDER BY id", (number,))
+        )
+        if pieces is None or not isinstance(listed_ms, int) or not isinstance(digest, bytes):
+            # Nobody shall meet it again: a listing that is the same would leave it as it is.
+            self._remove(self._db, "id = ?", (number,))
+            raise OSError(errno.EIO, f"the listing of {prefix!r} is not what was written")
         if listed_ms > time.time() * 1000:
             return None  # the clock was set back
-        pieces: list[Rows] = []
-        for checksum, data in self._db.execute(
-            "SELECT checksum, data FROM piece WHERE listing = ? ORDER BY id", (number,)
-        ):
-            if not isinstance(data, bytes) or xxh3_64_intdigest(data) - _SIGNED != checksum:
-                raise sqlite3.DatabaseError(f"the listing of {prefix!r} is not what was written")
-            rows = Rows(prefix, data)
-            if not rows.is_sound() or (pieces and pieces[-1].name(len(pieces[-1]) - 1) >= rows.name(0)):
-                raise sqlite3.DatabaseError(f"the listing of {prefix!r} is none")
-            pieces.append(rows)
-        return Archived(prefix, listed_ms, bytes(digest), tuple(pieces))
+        return Archived(prefix, listed_ms, digest, pieces)
 
-    def _save(self, batch: list[Archived]) -> None:
+    def _save(self, batch: list[_Packed]) -> None:
         db, space = self._db, self._config.space
         if db is None:
             return
-        nbytes = sum(piece.nbytes for archived in batch for piece in archived.pieces)
+        nbytes = sum(len(piece) for packed in batch for piece in packed.pieces)
         if nbytes > self._config.limit_nbytes or not self._config.has_room(nbytes):
             return
         db.execute("BEGIN IMMEDIATE")
         try:
             self._shrink(db, nbytes)
-            for archived in batch:
-                same = (archived.listed_ms, space, archived.prefix, archived.digest)
+            for packed in batch:
+                same = (packed.listed_ms, space, packed.prefix, packed.digest)
                 if db.execute(
                     "UPDATE listing SET listed_ms = ? WHERE space = ? AND prefix = ? AND digest = ?", same
                 ).rowcount:
                     continue
-                self._remove(db, "space = ? AND prefix = ?", (space, archived.prefix))
+                self._remove(db, "space = ? AND prefix = ?", (space, packed.prefix))
                 number = db.execute(
                     "INSERT INTO listing (listed_ms, space, prefix, digest) VALUES (?, ?, ?, ?)", same
                 ).lastrowid
                 db.executemany(
                     "INSERT INTO piece (listing, checksum, data) VALUES (?, ?, ?)",
-                    ((number, xxh3_64_intdigest(piece.data) - _SIGNED, piece.data) for piece in archived.pieces),
+                    ((number, xxh3_64_intdigest(piece) - _SIGNED, piece) for piece in packed.pieces),
                 )
             db.execute("COMMIT")
         except BaseException:
@@ -274,8 +300,27 @@ class Archive:
 
     def _fail(self, error: Exception) -> None:
         self._errors += 1
+        self._damaged = self._damaged or (isinstance(error, sqlite3.Error) and is_damage(error))
         if self._errors == 1:
             log.error("listings are not kept on the disk as they should be: %s", error)
+
+
+def _remove_files(path: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _pieces(prefix: str, found: Iterable[tuple[object, object]]) -> tuple[Rows, ...] | None:
+    """Rows with their checksums, if they are what was written, and a listing's. Nothing of them is believed before."""
+    pieces: list[Rows] = []
+    for checksum, data in found:
+        if not isinstance(data, bytes) or xxh3_64_intdigest(data) - _SIGNED != checksum:
+            return None
+        rows = Rows(prefix, data)
+        if not rows.is_sound() or (pieces and pieces[-1].name(len(pieces[-1]) - 1) >= rows.name(0)):
+            return None
+        pieces.append(rows)
+    return tuple(pieces)
 
 
 def _ms(seconds: float) -> int:

@@ -43,6 +43,18 @@ def test_a_restart_lists_nothing(server: S3Server, mount: Mount) -> None:
     assert mount.stats()["archive"]["found"] == 6
 
 
+def test_a_kill_costs_nothing_that_was_written_down(server: S3Server, mount: Mount) -> None:
+    before = sizes(mount.path)
+    while mount.stats()["archive"]["saved"] < 6:
+        pass
+    mount.kill()
+    mount.umount()
+    mount.mount()
+    server.clear()
+    assert sizes(mount.path) == before
+    assert server.requests == []
+
+
 def test_a_refresh_goes_before_it_and_is_what_the_next_one_finds(server: S3Server, mount: Mount) -> None:
     before = sizes(mount.path)
     mount.remount()
