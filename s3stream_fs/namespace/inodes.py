@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from s3stream_fs.errors import NotFound
+from s3stream_fs.errors import NotFound, StoreUnavailable
 from s3stream_fs.namespace.entries import FileEntry
 from s3stream_fs.namespace.rows import MOST_ROWS, Row, Rows, row_of
 from s3stream_fs.types import ObjectInfo
@@ -181,11 +181,18 @@ class InodeTable:
             serial, index = divmod(shard.places[at], MOST_ROWS)
             if serial == row.rows.serial and index == row.at:
                 return number, shard, at
-            if self._pieces[serial].row(index).identity == row.identity:
+            if self._is_or_was(serial, index, row):
                 return number, shard, at
             # Two of 64 bits the same: one chance in millions for a whole bucket, but then wrong bytes. Try the next.
             self._collisions += 1
             digest = blake2b(digest, digest_size=8).digest()
+
+    def _is_or_was(self, serial: int, index: int, row: Row) -> bool:
+        try:
+            return self._pieces[serial].row(index).identity == row.identity
+        except StoreUnavailable:
+            # The disk has lost what the number stands for. That two have it, and one of them is lost, will not happen.
+            return True
 
     def _find(self, number: int) -> tuple[_Shard, int]:
         shard = self._shards[number % _NSHARDS]

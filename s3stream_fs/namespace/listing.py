@@ -191,15 +191,25 @@ class Listing:
         self._unpark()
         self._changed = None
 
+    def _lose(self, error: StoreError) -> None:
+        """What was known is not any more."""
+        self.complete = False
+        self.fail(error)
+
     def settled(self, position: int) -> bool:
         """Whether it is known what stands at ``position``: an entry, the end, or what the listing failed with."""
         return position < self._starts[-1] or not self.loading
 
     def rows_nowait(self, position: int) -> Iterator[Row]:
-        """The entries from ``position`` on, as far as they are settled."""
+        """The entries from ``position`` on, as far as they are settled. Raises StoreUnavailable where the disk has lost
+        them: then the listing has failed, and the directory is listed anew for whoever opens it next."""
         while position < self._starts[-1]:
             piece = bisect_right(self._starts, position) - 1
-            yield from self._rows[piece].rows(position - self._starts[piece])
+            try:
+                yield from self._rows[piece].rows(position - self._starts[piece])
+            except StoreUnavailable as error:
+                self._lose(error)
+                raise
             position = self._starts[piece + 1]
 
     def entry_nowait(self, position: int) -> Entry | None:
@@ -243,24 +253,34 @@ class Listing:
 
     def directories_after(self, name: bytes, count: int) -> tuple[int, list[str]]:
         """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
-        position = self._position(name)
         found: list[str] = []
-        for row in islice(self.rows_nowait(position + 1), count + _NEAR):
-            if not row.is_file:
-                found.append(f"{self.prefix}{row.name.decode()}/")
-                if len(found) == count:
-                    break
+        try:
+            position = self._position(name)
+            for row in islice(self.rows_nowait(position + 1), count + _NEAR):
+                if not row.is_file:
+                    found.append(f"{self.prefix}{row.name.decode()}/")
+                    if len(found) == count:
+                        break
+        except StoreUnavailable as error:
+            self._lose(error)
+            return 0, []
         return position, found
 
     def find(self, name: bytes) -> Row | Unknown | None:
         """The entry with this name, None where there is none, UNKNOWN where a later page may tell."""
         piece = bisect_right(self._firsts, name) - 1
         if piece >= 0:
-            index = self._rows[piece].find(name)
-            if index >= 0:
-                return self._rows[piece].row(index)
+            try:
+                index = self._rows[piece].find(name)
+                if index >= 0:
+                    return self._rows[piece].row(index)
+            except StoreUnavailable as error:  # the disk has lost it, and the store is asked instead
+                self._lose(error)
+                return Unknown.UNKNOWN
         if self.complete:
             return None
+        if self.error is not None:
+            return Unknown.UNKNOWN
         final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
         return None if final else Unknown.UNKNOWN
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from s3stream_fs.errors import StoreError
 from s3stream_fs.namespace.changes import Change
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.listings import Listings
@@ -62,7 +63,10 @@ class Refresh:
             if after.error is not None:
                 self.progress.ndirectories_failed += 1
             elif before is not None and before.complete:
-                await self._compare(before, after)
+                try:
+                    await self._compare(before, after)
+                except StoreError:  # the disk has lost what was known
+                    self.progress.ndirectories_failed += 1
             self.progress.ndirectories_done += 1
         finally:
             limiter.release_on_behalf_of(prefix)

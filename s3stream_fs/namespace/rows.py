@@ -192,7 +192,7 @@ class Rows(Shelved):
         return FileEntry(name, ObjectInfo(object_id, mtime_ns, storage_class, bool(kind & _RESTORED)))
 
     def is_sound(self) -> bool:
-        """Whether bytes that somebody may have tampered with are rows, of names that a directory can hold."""
+        """Whether bytes that somebody may have tampered with are rows, of names that a directory can hold; not none."""
         before = b""
         try:
             for row in self.rows():
@@ -203,7 +203,7 @@ class Rows(Shelved):
                 _ = row.entry
         except (ValueError, IndexError, StructError):
             return False
-        return True
+        return before != b""
 
     def _row(self, index: int) -> tuple[int, int, int, int, int, int]:
         """What is packed of a row, and where its text begins."""

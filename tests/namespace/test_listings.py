@@ -6,12 +6,14 @@ import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.archive import Archive
-from s3stream_fs.namespace.inodes import InodeTable
-from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.inodes import FileInode, InodeTable
+from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.store.memory import MemoryStore
@@ -154,3 +156,26 @@ def test_what_the_kernel_knows_outlives_its_listing() -> None:
         assert table.statistics().remembered == 1
 
     run(case)
+
+
+def test_what_the_disk_has_lost_is_listed_again(tmp_path: Path) -> None:
+    table = InodeTable("")
+
+    async def case(store: MemoryStore, listings: Listings, shelf: Shelf) -> None:
+        for number in range(8_000):
+            store.put(f"{number % 4}/{number:05}", b"x")
+        known = [await complete(listings.open(f"{folder}/")) for folder in range(4)]
+        numbers = [[table.remember(row) for row in listing.rows_nowait(0)] for listing in known]
+        shelf.close()  # all reads of its file fail from now on
+        lost = next(folder for folder, listing in enumerate(known) if listing.find(b"%05d" % folder) is Unknown.UNKNOWN)
+        with pytest.raises(StoreUnavailable):
+            table.get(numbers[lost][0])
+        assert listings.fresh(f"{lost}/") is None
+        again = await complete(listings.open(f"{lost}/"))
+        assert names(again) == [b"%05d" % number for number in range(lost, 8_000, 4)]
+        # Looked up once more, the kernel's inodes are what they were.
+        assert [table.remember(row) for row in again.rows_nowait(0)] == numbers[lost]
+        assert isinstance(table.get(numbers[lost][0]), FileInode)
+        assert store.count("LIST") > 8
+
+    run(case, Shelf(tmp_path, 200_000))
