@@ -84,7 +84,6 @@ class ObjectInfo(NamedTuple):
     storage_class: str = "STANDARD"
     restored: bool = False
     """A copy of the archived object is readable for a while (only meaningful for archive storage classes)."""
-    version_id: str | None = None
 
     @property
     def archived(self) -> bool:

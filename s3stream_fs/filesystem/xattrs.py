@@ -15,11 +15,8 @@ def s3_attributes(inode: FileInode | DirectoryInode) -> dict[bytes, bytes]:
     if isinstance(inode, DirectoryInode):
         return {b"user.s3.key": inode.prefix.encode()} if inode.prefix else {}
     info = inode.info
-    attributes = {
+    return {
         b"user.s3.key": info.id.key.encode(),
         b"user.s3.etag": info.id.etag.encode(),
         b"user.s3.storage_class": info.storage_class.encode(),
     }
-    if info.version_id is not None:
-        attributes[b"user.s3.version_id"] = info.version_id.encode()
-    return attributes

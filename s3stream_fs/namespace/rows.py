@@ -105,7 +105,7 @@ class Rows(Shelved):
             if info is None:
                 text, kind, size, mtime_ns = b"", 0, 0, 0
             else:
-                (_, etag, size), mtime_ns, storage_class, restored, _ = info
+                (_, etag, size), mtime_ns, storage_class, restored = info
                 mtime_ns = min(max(mtime_ns, _LEAST_TIME), _MOST_TIME)
                 text, kind = _text_of(etag, storage_class)
                 if restored:

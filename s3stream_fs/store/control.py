@@ -91,7 +91,6 @@ class ControlPlane:
             # Only the classes that are not the standard one are named.
             answer.get("StorageClass", "STANDARD"),
             restored,
-            answer.get("VersionId"),
         )
 
     async def list_page(self, prefix: str, token: str | None, after: str, limit: int, *, flat: bool) -> ListPage:
@@ -119,7 +118,7 @@ class ControlPlane:
         size = re.fullmatch(r"bytes 0-[0-9]+/([0-9]{1,16})", answer.get("ContentRange", ""), re.ASCII)
         if size is None:
             raise StoreUnavailable("the store answers with another range than was asked for")
-        info = checked_info(key, answer.get("ETag", ""), int(size[1]), None, "STANDARD", False, None)
+        info = checked_info(key, answer.get("ETag", ""), int(size[1]), None, "STANDARD", False)
         return info.id, await _body(answer, min(limit, info.id.size))
 
     async def _call(self, operation: str, **arguments: Any) -> Any:

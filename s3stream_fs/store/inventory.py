@@ -126,4 +126,4 @@ def _object(inventory: Inventory, row: list[str]) -> ObjectInfo | None:
         if modified.tzinfo is None:
             modified = modified.replace(tzinfo=UTC)
     storage_class = found.get("StorageClass") or "STANDARD"
-    return checked_info(key, found["ETag"], size, modified, storage_class, False, None)
+    return checked_info(key, found["ETag"], size, modified, storage_class, False)

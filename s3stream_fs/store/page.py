@@ -67,7 +67,7 @@ def checked_page(
     objects = [
         new(
             ObjectInfo,
-            (new(ObjectId, (key, etag, int(size))), mtimes[modified], in_class or "STANDARD", restored != "", None),
+            (new(ObjectId, (key, etag, int(size))), mtimes[modified], in_class or "STANDARD", restored != ""),
         )
         for key, (_, modified, etag, size, in_class, restored) in zip(keys, page.rows, strict=True)
     ]
@@ -167,12 +167,11 @@ def checked_info(
     modified: object,
     storage_class: str,
     restored: bool,
-    version_id: str | None,
 ) -> ObjectInfo:
     """What a store says of one object. Raises StoreError where it cannot be true."""
     object_id = ObjectId(key, bare(etag), _check_size(key, size))
     mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
-    return ObjectInfo(object_id, mtime_ns, storage_class, restored, version_id)
+    return ObjectInfo(object_id, mtime_ns, storage_class, restored)
 
 
 def bare(etag: str) -> str:

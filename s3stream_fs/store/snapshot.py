@@ -347,7 +347,7 @@ def _object(row: tuple[Any, ...]) -> ObjectInfo:
         raise StoreError(f"the row of {key!r} cannot be true")
     if not isinstance(mtime_ns, int) or mtime_ns < 0 or restored not in (0, 1):
         raise StoreError(f"the row of {key!r} cannot be true")
-    info = checked_info(key, etag, size, None, storage_class, bool(restored), None)
+    info = checked_info(key, etag, size, None, storage_class, bool(restored))
     if not _ETAG.fullmatch(info.id.etag) and (info.id.size or info.id.etag):
         raise StoreError(f"{key!r} has the ETag {etag!r}, which none can be")
     return info._replace(mtime_ns=mtime_ns)
