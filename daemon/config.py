@@ -23,7 +23,7 @@ from s3stream_fs.bindings.native.opening import OpenMode
 from s3stream_fs.cache.config import DiskTierConfig
 from s3stream_fs.cache.policy import Policy, Reserve
 from s3stream_fs.filesystem.attributes import AttributeConfig
-from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.s3.config import S3Config
 
 _MAX_DEFAULT_CACHE_NBYTES: Final = 20 * 1024**3
 """Room for a working set, and an amount that nobody misses on a disk that has ten times as much free."""

@@ -13,9 +13,9 @@ from s3stream_daemon.exits import ExitCode, ExitError
 from s3stream_daemon.source import Object
 from s3stream_daemon.startup import reading_error
 from s3stream_fs.errors import StoreError, UsageError
-from s3stream_fs.store.config import S3Config
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-from s3stream_fs.store.s3 import S3Store, open_s3
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.store import S3Store, open_s3
 from s3stream_fs.types import ByteRange, ObjectId
 
 _PART_NBYTES: Final = 8 * 1024**2

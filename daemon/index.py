@@ -30,11 +30,11 @@ from s3stream_daemon.partial import partial, publish
 from s3stream_daemon.settings import CONFIG_VARIABLE, Settings, find_config_file, merge
 from s3stream_daemon.source import Object, Source, is_url, parse_object, parse_source
 from s3stream_fs.statistics import size_text
-from s3stream_fs.store.snapshot import HEADER_NBYTES, SnapshotInfo, is_snapshot
+from s3stream_fs.store.snapshot.store import HEADER_NBYTES, SnapshotInfo, is_snapshot
 
 if TYPE_CHECKING:
-    from s3stream_fs.store.draft import SnapshotDraft
-    from s3stream_fs.store.inventory import Inventory, InventoryFile
+    from s3stream_fs.store.snapshot.draft import SnapshotDraft
+    from s3stream_fs.store.snapshot.inventory import Inventory, InventoryFile
 
 OPTIONS: Final = (
     "source",
@@ -129,7 +129,7 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
 def _written(
     output: Path, settings: Settings, source: Source | None, inventory: str | None, bar: _Bar
 ) -> tuple[SnapshotInfo, _Told]:
-    from s3stream_fs.store.draft import SnapshotDraft
+    from s3stream_fs.store.snapshot.draft import SnapshotDraft
 
     async def write() -> tuple[SnapshotInfo, _Told]:
         name = output.name[:100]
@@ -186,7 +186,7 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
     from s3stream_fs.errors import StoreError
     from s3stream_fs.namespace.survey import Survey
     from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-    from s3stream_fs.store.s3 import open_s3
+    from s3stream_fs.store.s3.store import open_s3
     from s3stream_fs.types import ListPage, ObjectInfo
 
     config = store_of(settings, source.bucket)
@@ -222,7 +222,7 @@ async def _take_inventory(
     draft: SnapshotDraft, settings: Settings, source: Source | None, place: str, folder: Path, bar: _Bar
 ) -> tuple[SnapshotInfo, _Told]:
     from s3stream_daemon.download import open_downloader
-    from s3stream_fs.store.inventory import MAX_MANIFEST_NBYTES, parse_manifest
+    from s3stream_fs.store.snapshot.inventory import MAX_MANIFEST_NBYTES, parse_manifest
 
     told = _Told()
     async with AsyncExitStack() as stack:
@@ -270,7 +270,7 @@ async def _take_file(
     told: _Told,
     bar: _Bar,
 ) -> None:
-    from s3stream_fs.store.inventory import read_objects
+    from s3stream_fs.store.snapshot.inventory import read_objects
 
     def work() -> None:
         # The file's bytes are the report's before one row of them counts.
@@ -295,7 +295,7 @@ async def _take_file(
 
 
 def _local_manifest(place: str) -> tuple[Path, bytes]:
-    from s3stream_fs.store.inventory import MAX_MANIFEST_NBYTES
+    from s3stream_fs.store.snapshot.inventory import MAX_MANIFEST_NBYTES
 
     path = Path(place).expanduser()
     with _reading(path), path.open("rb") as file:

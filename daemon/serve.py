@@ -53,8 +53,8 @@ from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-from s3stream_fs.store.s3 import open_s3
-from s3stream_fs.store.snapshot import SnapshotStore
+from s3stream_fs.store.s3.store import open_s3
+from s3stream_fs.store.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Object, Source
 from s3stream_fs.errors import Denied, NotFound, Throttled, UsageError
-from s3stream_fs.store.config import S3Config
+from s3stream_fs.store.s3.config import S3Config
 
 
 def startup_error(error: Exception, source: Source, store: S3Config) -> UsageError:

@@ -25,7 +25,7 @@ import trio
 
 from mounting import COMMAND, CommandLine, Mount, MountFailed
 from s3server import S3Server
-from s3stream_fs.store.draft import SnapshotDraft
+from s3stream_fs.store.snapshot.draft import SnapshotDraft
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 Mounted = Callable[..., Mount]

@@ -21,12 +21,12 @@ from s3server import S3Server
 from s3stream_fs.errors import Archived, NotFound, ObjectChanged
 from s3stream_fs.namespace.survey import Survey
 from s3stream_fs.store import ObjectStore
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.draft import SnapshotDraft
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-from s3stream_fs.store.s3 import open_s3
-from s3stream_fs.store.snapshot import SnapshotFile, SnapshotStore
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.store import open_s3
+from s3stream_fs.store.snapshot.draft import SnapshotDraft
+from s3stream_fs.store.snapshot.store import SnapshotFile, SnapshotStore
 from s3stream_fs.types import ByteRange, ListPage, ObjectId
 
 MIB = 1024 * 1024

@@ -13,8 +13,8 @@ import trio
 
 from s3server import S3Server
 from s3stream_fs.errors import StoreError
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.s3 import open_s3
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.store import open_s3
 from s3stream_fs.types import ObjectId
 
 

@@ -9,9 +9,9 @@ import trio
 
 from s3server import S3Server
 from s3stream_fs.errors import Archived, Denied, NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.faults import error_of
-from s3stream_fs.store.s3 import S3Store, open_s3
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.faults import error_of
+from s3stream_fs.store.s3.store import S3Store, open_s3
 from s3stream_fs.types import ByteRange, ObjectId
 
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from s3stream_fs.store.guest import GuestLoop
+from s3stream_fs.store.s3.guest import GuestLoop
 
 PATIENCE_SECONDS = 10
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from s3stream_fs.errors import UsageError
-from s3stream_fs.store.inventory import Inventory, InventoryFile, parse_manifest, read_objects
+from s3stream_fs.store.snapshot.inventory import Inventory, InventoryFile, parse_manifest, read_objects
 from s3stream_fs.types import ObjectId, ObjectInfo
 
 SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"

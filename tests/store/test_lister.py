@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable, Throttled
-from s3stream_fs.store.lister import Lister
-from s3stream_fs.store.spelling import Spelling
+from s3stream_fs.store.s3.lister import Lister
+from s3stream_fs.store.s3.spelling import Spelling
 
 Spell = Callable[[str], str]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
-from s3stream_fs.store.contents import cut_run
-from s3stream_fs.store.page import Written, checked_page, written
-from s3stream_fs.store.spelling import Spelling, read
+from s3stream_fs.store.s3.contents import cut_run
+from s3stream_fs.store.s3.page import Written, checked_page, written
+from s3stream_fs.store.s3.spelling import Spelling, read
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s3stream_fs.errors import NotFound, StoreUnavailable, UsageError
-from s3stream_fs.store import ObjectStore, snapshot
-from s3stream_fs.store.draft import SnapshotDraft
+from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.memory import MemoryStore
-from s3stream_fs.store.snapshot import SnapshotFile, SnapshotStore
+from s3stream_fs.store.snapshot.draft import SnapshotDraft
+from s3stream_fs.store.snapshot.store import SnapshotFile, SnapshotInfo, SnapshotStore
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 MTIME_NS = 1_700_000_000_123_456_789
@@ -78,7 +78,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_it_says(path: Path) -> None:
     with SnapshotFile(path) as file:
-        assert file.info == snapshot.SnapshotInfo("bucket", "", "http://h:1", "2023-11-14T22:13:20Z", 3002, 9003)
+        assert file.info == SnapshotInfo("bucket", "", "http://h:1", "2023-11-14T22:13:20Z", 3002, 9003)
     db = sqlite3.connect(path)
     assert db.execute("SELECT * FROM objects WHERE key = 'a'").fetchall() == [
         ("a", 3, "0" * 32, MTIME_NS, "STANDARD_IA", 0)

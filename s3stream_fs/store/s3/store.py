@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from s3stream_fs.errors import StoreError, Throttled
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.control import ControlPlane, open_control_plane
-from s3stream_fs.store.data import DataPlane
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.control import ControlPlane, open_control_plane
+from s3stream_fs.store.s3.data import DataPlane
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 

@@ -19,7 +19,14 @@ from urllib.parse import quote
 import trio
 
 from s3stream_fs.errors import UsageError
-from s3stream_fs.store.snapshot import APPLICATION_ID, FORMAT, OBJECTS_TABLE, SNAPSHOT_TABLE, SnapshotInfo, check_sqlite
+from s3stream_fs.store.snapshot.store import (
+    APPLICATION_ID,
+    FORMAT,
+    OBJECTS_TABLE,
+    SNAPSHOT_TABLE,
+    SnapshotInfo,
+    check_sqlite,
+)
 from s3stream_fs.types import NANOSECONDS, ObjectInfo
 
 _CACHE_KIB: Final = 32 * 1024

@@ -21,7 +21,7 @@ import trio
 
 from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver, ObjectStore
-from s3stream_fs.store.page import checked_info
+from s3stream_fs.store.s3.page import checked_info
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 APPLICATION_ID: Final = 0x53335346

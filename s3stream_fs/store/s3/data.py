@@ -16,9 +16,9 @@ from obstore.store import S3Store as ObstoreS3
 
 from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.faults import from_obstore
-from s3stream_fs.store.guest import GuestLoop
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.faults import from_obstore
+from s3stream_fs.store.s3.guest import GuestLoop
 from s3stream_fs.types import ByteRange, ObjectId
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from aiobotocore.session import AioSession
 
 from s3stream_fs.errors import Denied, ObjectChanged, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.config import S3Config
-from s3stream_fs.store.faults import from_botocore
-from s3stream_fs.store.lister import Lister
-from s3stream_fs.store.page import bare, checked_info
-from s3stream_fs.store.spelling import Spelling
+from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.faults import from_botocore
+from s3stream_fs.store.s3.lister import Lister
+from s3stream_fs.store.s3.page import bare, checked_info
+from s3stream_fs.store.s3.spelling import Spelling
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 _CONNECT_SECONDS: Final = 10

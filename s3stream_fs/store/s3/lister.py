@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
 from s3stream_fs.errors import StoreError, StoreUnavailable, Transient
-from s3stream_fs.store.page import Written, checked_page, untrue, written
-from s3stream_fs.store.spelling import Spelling, is_plain, not_refuted, read
+from s3stream_fs.store.s3.page import Written, checked_page, untrue, written
+from s3stream_fs.store.s3.spelling import Spelling, is_plain, not_refuted, read
 from s3stream_fs.types import ListPage
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
-from s3stream_fs.store.contents import PLACE, Row, cut_run
+from s3stream_fs.store.s3.contents import PLACE, Row, cut_run
 from s3stream_fs.types import NANOSECONDS, ListPage, ObjectId, ObjectInfo
 
 _MAX_OBJECT_NBYTES: Final = 1 << 53
