@@ -21,6 +21,9 @@ MAX_OBJECT_NBYTES: Final = 1 << 53
 
 NANOSECONDS: Final = 1_000_000_000
 
+MAX_MTIME_NS: Final = ((1 << 63) - 1) // NANOSECONDS * NANOSECONDS
+"""In April 2262: the last whole second whose nanoseconds 63 bits hold, as files and programs have them."""
+
 _COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects answer GET with 403 until restored. GLACIER_IR is readable at once and not one."""
 
@@ -62,8 +65,9 @@ class ObjectId(NamedTuple):
     """One version of one object: what a name meant at one moment, for ever.
 
     Bytes are always named by ``(ObjectId, offset)``, so data never needs invalidation: a changed object has another
-    ``etag`` and thereby another name. ``key`` is the whole key in the bucket, ``etag`` is without quotes and empty
-    where a store gives none, ``size`` is in bytes.
+    ``etag`` and thereby another name. ``key`` is the whole key in the bucket, ``size`` is in bytes. ``etag`` is without
+    quotes; where a store gives none it is ``@`` and the second of the last change (``@1700000000``), and empty where
+    the store does not tell that either.
     """
 
     key: str
@@ -89,6 +93,12 @@ class ObjectInfo(NamedTuple):
     def archived(self) -> bool:
         """True where a GET would be refused because the object lies in an archive and is not restored."""
         return is_cold(self.storage_class) and not self.restored
+
+
+def shown_mtime(mtime_ns: int) -> int:
+    """A time that every file system and program can hold, in ns since 1970: 0 for what comes before, which is mostly
+    what stores have for a time that they do not know, and at most ``MAX_MTIME_NS``."""
+    return min(max(mtime_ns, 0), MAX_MTIME_NS)
 
 
 def is_cold(storage_class: str) -> bool:
