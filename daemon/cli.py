@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from s3stream_daemon import background, cache, index, refresh, warm
 from s3stream_daemon.config import Host, MountConfig, build, canonical, free_nbytes, mountpoint_of
@@ -45,6 +45,10 @@ from s3stream_daemon.options import BY_NAME, OPTIONS, Option
 from s3stream_daemon.settings import CONFIG_VARIABLE, Given, find_config_file, from_mount_options, merge
 from s3stream_fs import __version__
 from s3stream_fs.statistics import as_text
+from s3stream_fs.store.rooms import connect
+
+if TYPE_CHECKING:
+    from s3stream_fs.store.s3.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -101,17 +105,18 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
     else:
         check_descriptor(config.descriptor)
     check_cache_folder(config.disk.directory, config.mountpoint)
+    connection = connect(config.source.scheme, config.store, os.environ)
     prepare_log_folder(config.log_file, folders.logs)
     if config.foreground:
         configure_logs(config.log_level, config.log_file, stderr=True)
         os.umask(0o077)
-        _serve(config, lambda: None, lambda text: log.info("%s", text))
+        _serve(config, connection, lambda: None, lambda text: log.info("%s", text))
         return ExitCode.OK
 
     def daemon(pipe: background.Pipe) -> ExitCode:
         try:
             configure_logs(config.log_level, config.log_file, stderr=False)
-            _serve(config, pipe.ready, pipe.progress)
+            _serve(config, connection, pipe.ready, pipe.progress)
         except BaseException as error:
             code, line = _told(error, config.log_file)
             if code is not ExitCode.BUG:
@@ -125,13 +130,15 @@ def _mount(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def _serve(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None]) -> None:
+def _serve(
+    config: MountConfig, connection: Connection, on_ready: Callable[[], None], on_progress: Callable[[str], None]
+) -> None:
     # Here and not above: the loops and libraries of the daemon must not be alive in the process that forks.
     try:
         serve: Any = import_module("s3stream_daemon.serve")
     except ImportError as error:
         raise ExitError(f"a library is missing or broken: {error}; install {PROGRAM} again", ExitCode.FUSE) from error
-    serve.run(config, on_ready, on_progress)
+    serve.run(config, connection, on_ready, on_progress)
 
 
 def _umount(arguments: argparse.Namespace) -> ExitCode:

@@ -1,10 +1,11 @@
 """What one mount does, as a frozen value: the settings made whole by what the machine says.
 
-Never reads argv, files or the environment: ``settings`` and ``Host`` bring what they say.
+Never reads argv or the environment, and of files none but a customer's key: ``settings`` and ``Host`` bring the rest.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 from collections.abc import Callable
@@ -23,10 +24,12 @@ from s3stream_fs.bindings.native.opening import OpenMode
 from s3stream_fs.cache.config import DiskTierConfig
 from s3stream_fs.cache.policy import Policy, Reserve
 from s3stream_fs.filesystem.attributes import AttributeConfig
-from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.config import SSE_C_KEY_NBYTES, S3Config
 
 _MAX_DEFAULT_CACHE_NBYTES: Final = 20 * 1024**3
 """Room for a working set, and an amount that nobody misses on a disk that has ten times as much free."""
+_MAX_KEY_NBYTES: Final = 4096
+"""A customer's key takes 45 at the most."""
 _DEFAULT_CACHE_SHARE: Final = 10
 """A tenth of what is free: whatever else the disk is for goes on as before."""
 
@@ -134,7 +137,7 @@ def build(settings: Settings, host: Host) -> MountConfig:
 
 
 def store_of(settings: Settings, bucket: str) -> S3Config:
-    """How a bucket is reached. Raises ExitError."""
+    """What the user says of a bucket and the way to it. Reads the customer's key. Raises ExitError."""
     value = {key: setting.value for key, setting in settings.items()}
     if value["no_sign_request"] and value["profile"] is not None:
         raise ExitError(
@@ -148,7 +151,32 @@ def store_of(settings: Settings, bucket: str) -> S3Config:
         anonymous=bool(value["no_sign_request"]),
         requester_pays=bool(value["requester_pays"]),
         addressing=_addressing(value["addressing"]),
+        ca_bundle=_path(value["ca_bundle"]),
+        verify_tls=not value["no_verify_tls"],
+        dual_stack=bool(value["dual_stack"]),
+        fips=bool(value["fips"]),
+        expected_bucket_owner=_optional_text(value["expected_bucket_owner"]),
+        sse_c_key=_key(_path(value["sse_c_key_file"])),
     )
+
+
+def _key(path: Path | None) -> bytes | None:
+    """A customer's key: 32 bytes as they are, or in Base64. Raises ExitError, which never shows what is in the file."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_KEY_NBYTES)
+    except OSError as error:
+        raise ExitError(f"cannot read the customer's key {path}: {error.strerror}") from None
+    if len(data) != SSE_C_KEY_NBYTES:
+        try:
+            data = base64.b64decode(data.strip(), validate=True)
+        except ValueError:
+            data = b""
+    if len(data) != SSE_C_KEY_NBYTES:
+        raise ExitError(f"{path} is no customer's key: it takes {SSE_C_KEY_NBYTES} bytes, or their Base64")
+    return data
 
 
 def mountpoint_of(settings: Settings) -> Path:

@@ -9,13 +9,15 @@ from typing import Final
 
 import trio
 
+from s3stream_daemon.check import STARTUP_SECONDS
 from s3stream_daemon.exits import ExitCode, ExitError
 from s3stream_daemon.source import Object
 from s3stream_daemon.startup import reading_error
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-from s3stream_fs.store.s3.config import S3Config
-from s3stream_fs.store.s3.store import S3Store, open_s3
+from s3stream_fs.store.rooms import open_bucket
+from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store.s3.store import S3Store
 from s3stream_fs.types import ByteRange, ObjectId
 
 _PART_NBYTES: Final = 8 * 1024**2
@@ -26,9 +28,9 @@ _PARTS_AT_ONCE: Final = 8
 class Downloader:
     """Reads objects of one bucket, by GET alone. Raises ExitError."""
 
-    def __init__(self, s3: S3Store, config: S3Config, deadline_seconds: float) -> None:
+    def __init__(self, s3: S3Store, deadline_seconds: float) -> None:
         self._s3 = s3
-        self._config = config
+        self._connection = s3.connection
         self._store = RetryingStore(s3, RetryPolicy(deadline_seconds=deadline_seconds))
 
     async def read(self, what: Object, limit: int) -> bytes:
@@ -73,24 +75,29 @@ class Downloader:
                     for part in ByteRange(len(data), object_id.size).parts(_PART_NBYTES):
                         nursery.start_soon(fetch, part)
             except* StoreError as errors:
-                raise reading_error(_first(errors), what, self._config) from None
+                raise reading_error(_first(errors), what, self._connection) from None
 
     async def _start(self, what: Object, limit: int) -> tuple[ObjectId, bytes]:
         try:
             return await self._store.retried(f"GET of {what.key!r}", lambda: self._s3.get_start(what.key, limit))
         except StoreError as error:
-            raise reading_error(error, what, self._config) from None
+            raise reading_error(error, what, self._connection) from None
 
 
 @asynccontextmanager
-async def open_downloader(config: S3Config, what: Object, deadline_seconds: float) -> AsyncIterator[Downloader]:
-    """For the bucket of ``config``. Sends no request. Raises ExitError."""
+async def open_downloader(connection: Connection, what: Object, deadline_seconds: float) -> AsyncIterator[Downloader]:
+    """For the bucket of ``connection``, of which the first byte of ``what`` is read. Raises ExitError."""
+
+    async def probe(s3: S3Store) -> None:
+        retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=STARTUP_SECONDS))
+        await retrying.retried(f"GET of {what.key!r}", lambda: s3.get_start(what.key, 1))
+
     async with AsyncExitStack() as stack:
         try:
-            s3 = await stack.enter_async_context(open_s3(config))
+            s3 = await stack.enter_async_context(open_bucket(what.scheme, connection, probe))
         except StoreError as error:
-            raise reading_error(error, what, config) from None
-        yield Downloader(s3, config, deadline_seconds)
+            raise reading_error(error, what, connection) from None
+        yield Downloader(s3, deadline_seconds)
 
 
 def _first(errors: BaseExceptionGroup[StoreError]) -> StoreError:

@@ -33,6 +33,7 @@ from s3stream_fs.statistics import size_text
 from s3stream_fs.store.snapshot.store import HEADER_NBYTES, SnapshotInfo, is_snapshot
 
 if TYPE_CHECKING:
+    from s3stream_fs.store.s3.store import S3Store
     from s3stream_fs.store.snapshot.draft import SnapshotDraft
     from s3stream_fs.store.snapshot.inventory import Inventory, InventoryFile
 
@@ -44,6 +45,11 @@ OPTIONS: Final = (
     "no-sign-request",
     "requester-pays",
     "addressing",
+    "ca-bundle",
+    "no-verify-tls",
+    "dual-stack",
+    "fips",
+    "expected-bucket-owner",
     "read-deadline",
 )
 """Those of the mount's options that say how a bucket is reached."""
@@ -186,19 +192,22 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
     from s3stream_fs.errors import StoreError
     from s3stream_fs.namespace.survey import Survey
     from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-    from s3stream_fs.store.s3.store import open_s3
+    from s3stream_fs.store.rooms import connect, open_bucket
     from s3stream_fs.types import ListPage, ObjectInfo
 
-    config = store_of(settings, source.bucket)
+    connection = connect(source.scheme, store_of(settings, source.bucket), os.environ)
     told = _Told()
     taken_ns = time.time_ns()
+
+    async def probe(bucket: S3Store) -> None:
+        first = RetryingStore(bucket, RetryPolicy(deadline_seconds=_FIRST_SECONDS))
+        await first.list_page(source.prefix, limit=1)
+
     try:
-        async with open_s3(config) as s3:
-            first = RetryingStore(s3, RetryPolicy(deadline_seconds=_FIRST_SECONDS))
-            later = RetryingStore(s3, RetryPolicy(deadline_seconds=_seconds(settings)))
+        async with open_bucket(source.scheme, connection, probe) as s3:
+            store = RetryingStore(s3, RetryPolicy(deadline_seconds=_seconds(settings)))
 
             async def list_page(prefix: str, *, token: str | None, after: str, flat: bool) -> ListPage:
-                store = later if told.requests else first
                 page = await store.list_page(prefix, token=token, after=after, flat=flat)
                 told.requests = s3.statistics().lists
                 return page
@@ -210,9 +219,10 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
 
             await Survey(source.prefix, list_page, take).run()
     except StoreError as error:
-        raise startup_error(error, source, config) from None
+        raise startup_error(error, source, connection) from None
     bar.sorting(told)
-    return await draft.finish(source.bucket, source.prefix, config.endpoint_url or "", taken_ns), told
+    endpoint = connection.endpoint_url or ""
+    return await draft.finish(source.bucket, source.prefix, endpoint, taken_ns), told
 
 
 # From an inventory
@@ -222,6 +232,7 @@ async def _take_inventory(
     draft: SnapshotDraft, settings: Settings, source: Source | None, place: str, folder: Path, bar: _Bar
 ) -> tuple[SnapshotInfo, _Told]:
     from s3stream_daemon.download import open_downloader
+    from s3stream_fs.store.rooms import connect
     from s3stream_fs.store.snapshot.inventory import MAX_MANIFEST_NBYTES, parse_manifest
 
     told = _Told()
@@ -230,8 +241,8 @@ async def _take_inventory(
         manifest: Path | Object
         if is_url(place):
             manifest = parse_object(place)
-            store = store_of(settings, manifest.bucket)
-            downloader = await stack.enter_async_context(open_downloader(store, manifest, _seconds(settings)))
+            there = connect(manifest.scheme, store_of(settings, manifest.bucket), os.environ)
+            downloader = await stack.enter_async_context(open_downloader(there, manifest, _seconds(settings)))
             told.requests += 1
             data = await downloader.read(manifest, MAX_MANIFEST_NBYTES)
         else:
@@ -257,7 +268,7 @@ async def _take_inventory(
                 told.requests += 1
                 await _take_file(draft, inventory, listed, file, prefix, told, bar)
     bar.sorting(told)
-    endpoint = store_of(settings, inventory.bucket).endpoint_url or ""
+    endpoint = connect("s3", store_of(settings, inventory.bucket), os.environ).endpoint_url or ""
     return await draft.finish(inventory.bucket, prefix, endpoint, inventory.created_ns), told
 
 

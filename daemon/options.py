@@ -102,6 +102,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _account(text: str) -> str:
+    if not re.fullmatch("[0-9]{12}", text.strip(), re.ASCII):
+        raise ValueError("an AWS account: 12 digits")
+    return text.strip()
+
+
 def _url(text: str) -> str:
     right = "a URL such as https://s3.example.com:9000"
     try:
@@ -167,6 +173,7 @@ TEXT: Final = Kind("text", _text)
 URL: Final = Kind("URL", _url)
 PATH: Final = Kind("path", _text)
 PLACE: Final = Kind("path or URL", _text)
+ACCOUNT: Final = Kind("number", _account)
 MODE: Final = Kind("octal mode", parse_mode)  # no TOML number: 444 and 0o444 both arrive as one, and differ
 ID: Final = Kind("number", _user_or_group, (int, str))
 COUNT: Final = Kind("number", _count, (int, str))
@@ -221,6 +228,37 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "auto",
         value="auto",
         shorthands={"path-style": "path", "virtual-style": "virtual"},
+    ),
+    Option(
+        "ca-bundle",
+        PATH,
+        "FILE",
+        "certificates (PEM) of authorities to trust besides the system's, for stores with a private one",
+        "AWS_CA_BUNDLE, the profile's ca_bundle, SSL_CERT_FILE, else none",
+    ),
+    Option(
+        "no-verify-tls",
+        SWITCH,
+        "",
+        "check no certificates: whoever sits between can read and change the data",
+        "false",
+        value=False,
+    ),
+    Option("dual-stack", SWITCH, "", "use Amazon's hosts that have IPv6 addresses too", "false", value=False),
+    Option("fips", SWITCH, "", "use Amazon's hosts with FIPS 140 cryptography", "false", value=False),
+    Option(
+        "expected-bucket-owner",
+        ACCOUNT,
+        "ACCOUNT",
+        "the AWS account that owns the bucket; requests are refused if it is another's",
+        "none",
+    ),
+    Option(
+        "sse-c-key-file",
+        PATH,
+        "FILE",
+        "the customer's key (SSE-C) with which objects are encrypted: a file of 32 bytes, or their Base64",
+        "none",
     ),
     Option(
         "cache-dir",

@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from s3stream_daemon.allocator import give_memory_back, keep_memory_small
+from s3stream_daemon.check import check_bucket
 from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
 from s3stream_daemon.descriptors import raise_descriptor_limit
@@ -28,7 +29,6 @@ from s3stream_daemon.notify import notify
 from s3stream_daemon.reclaim import keep_out_of_reclaim, waits_for_itself
 from s3stream_daemon.refresh import answer_refresh
 from s3stream_daemon.snapshot import open_snapshot
-from s3stream_daemon.source import space_name
 from s3stream_daemon.startup import startup_error
 from s3stream_daemon.tuning import tune_kernel
 from s3stream_daemon.warm import answer_warm
@@ -53,13 +53,12 @@ from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
-from s3stream_fs.store.s3.store import open_s3
+from s3stream_fs.store.rooms import open_bucket
+from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store.s3.store import S3Store
 from s3stream_fs.store.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
-
-_STARTUP_SECONDS: Final = 15.0
-"""How long a mount command tries to reach the bucket before it says that it cannot."""
 
 _NAMES_NBYTES: Final = 256 * 1024**2
 """Names in memory: four million. Others lie in the cache folder until they are asked for."""
@@ -75,8 +74,10 @@ _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
 
 
-def run(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None]) -> None:
-    """Mount and answer the kernel until somebody unmounts or a signal says stop.
+def run(
+    config: MountConfig, connection: Connection, on_ready: Callable[[], None], on_progress: Callable[[str], None]
+) -> None:
+    """Mount what ``connection`` reaches and answer the kernel until somebody unmounts or a signal says stop.
 
     Calls ``on_ready`` once the mount can be used, ``on_progress`` where that takes long. Raises UsageError for
     what the user can mend.
@@ -88,7 +89,7 @@ def run(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        trio.run(_serve, config, on_ready, on_progress, kept_out)
+        trio.run(_serve, config, connection, on_ready, on_progress, kept_out)
     except BaseExceptionGroup as group:
         # A nursery wraps what ends it; the user's mistake in it is what has to be told.
         mistake = usage_error_in(group)
@@ -98,26 +99,38 @@ def run(config: MountConfig, on_ready: Callable[[], None], on_progress: Callable
 
 
 async def _serve(
-    config: MountConfig, on_ready: Callable[[], None], on_progress: Callable[[str], None], kept_out: bool
+    config: MountConfig,
+    connection: Connection,
+    on_ready: Callable[[], None],
+    on_progress: Callable[[str], None],
+    kept_out: bool,
 ) -> None:
     source = str(config.source)
     async with AsyncExitStack() as stack:
+        if not connection.trust.verify:
+            log.warning(
+                "--no-verify-tls: certificates are not checked; whoever sits between can read and change the data"
+            )
+        file = None
+        if config.index is not None:
+            file = await stack.enter_async_context(open_snapshot(config.index, config, connection, on_progress))
+
+        async def check(bucket: S3Store) -> None:
+            await check_bucket(bucket, config.source, None if file is None else SnapshotStore(file, bucket))
+
         try:
-            s3 = await stack.enter_async_context(open_s3(config.store))
+            s3 = await stack.enter_async_context(open_bucket(config.source.scheme, connection, check))
         except StoreError as error:
-            raise startup_error(error, config.source, config.store) from None
+            raise startup_error(error, config.source, connection) from None
         congestion = Congestion(config.max_in_flight)
         retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
         store: ObjectStore = retrying
         sections: dict[str, Callable[[], object]] = {}
-        if config.index is None:
-            await _check_bucket(RetryingStore(s3, RetryPolicy(deadline_seconds=_STARTUP_SECONDS)), config)
-        else:
-            file = await stack.enter_async_context(open_snapshot(config.index, config, on_progress))
+        if file is not None:
             # Outside of the retries: a file that is damaged is so the next time too.
             snapshot = store = SnapshotStore(file, retrying)
             sections["snapshot"] = snapshot.statistics
-        space = space_name(config.store.endpoint_url, config.source.bucket)
+        space = s3.connection.space
         with ending_with(ExitCode.CACHE):
             disk = await stack.enter_async_context(open_disk_tier(config.disk, space))
 
@@ -227,15 +240,6 @@ def _mounted(filesystem: FileSystem, config: MountConfig, kept_out: bool) -> Abs
             f"--binding pyfuse3 cannot be used ({error}); pip install 's3stream-fs[pyfuse3]' brings it"
         ) from None
     return pyfuse3_binding.mounted(filesystem, config.mountpoint, options)
-
-
-async def _check_bucket(store: ObjectStore, config: MountConfig) -> None:
-    """One LIST of one key: the bucket exists, may be listed, and the credentials work."""
-    try:
-        with trio.fail_after(_STARTUP_SECONDS):
-            await store.list_page(config.source.prefix, limit=1)
-    except (StoreError, trio.TooSlowError) as error:
-        raise startup_error(error, config.source, config.store) from None
 
 
 async def _cancel_on_signal(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from s3stream_daemon.exits import ExitCode, ExitError, ending_with, one_line
 from s3stream_daemon.partial import partial
 from s3stream_daemon.source import Object
 from s3stream_fs.statistics import size_text
+from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.snapshot.store import SnapshotFile
 
 log = logging.getLogger(__name__)
@@ -26,23 +26,25 @@ _TELL_SECONDS: Final = 0.5
 
 @asynccontextmanager
 async def open_snapshot(
-    place: Path | Object, config: MountConfig, on_progress: Callable[[str], None]
+    place: Path | Object, config: MountConfig, connection: Connection, on_progress: Callable[[str], None]
 ) -> AsyncIterator[SnapshotFile]:
     """Raises ExitError."""
     if isinstance(place, Path):
         with ending_with(ExitCode.SNAPSHOT):
             file = SnapshotFile(place)
     else:
-        file = await _fetched(place, config, on_progress)
+        file = await _fetched(place, config, connection, on_progress)
     with file:
         _check(file, place, config)
         log.info("names are those of the snapshot %s, taken %s", place, one_line(file.info.taken))
         yield file
 
 
-async def _fetched(place: Object, config: MountConfig, on_progress: Callable[[str], None]) -> SnapshotFile:
+async def _fetched(
+    place: Object, config: MountConfig, connection: Connection, on_progress: Callable[[str], None]
+) -> SnapshotFile:
     """A copy without a name: it is gone when the mount is, however that ends."""
-    store = dataclasses.replace(config.store, bucket=place.bucket)
+    there = connection.to_bucket(place.bucket)
     told = time.monotonic()
 
     def tell(done: int, total: int) -> None:
@@ -55,7 +57,7 @@ async def _fetched(place: Object, config: MountConfig, on_progress: Callable[[st
         with partial(config.disk.directory, "index") as path, ending_with(ExitCode.SNAPSHOT):
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                async with open_downloader(store, place, config.read_deadline_seconds) as downloader:
+                async with open_downloader(there, place, config.read_deadline_seconds) as downloader:
                     await downloader.download(place, descriptor, tell)
             finally:
                 os.close(descriptor)

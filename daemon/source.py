@@ -18,24 +18,19 @@ _ACCESS_POINT: Final = re.compile(
 _MAX_KEY_NBYTES: Final = 1024  # S3's limit for a key, thus for a prefix
 
 
-AWS: Final = "aws"
-"""What stands for Amazon S3 where other stores have their address."""
-
-
-def space_name(endpoint_url: str | None, bucket: str) -> str:
-    """The store and bucket, as a cache keeps them apart."""
-    return f"{endpoint_url or AWS}/{bucket}"
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
-    """``bucket`` is a name or an access point's ARN. ``prefix`` is empty or ends with ``/``, as keys have it."""
+    """``bucket`` is a name or an access point's ARN. ``prefix`` is empty or ends with ``/``, as keys have it.
+
+    ``scheme`` says in which kind of store it is.
+    """
 
     bucket: str
     prefix: str = ""
+    scheme: str = "s3"
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".removesuffix("/")
+        return f"{self.scheme}://{self.bucket}/{self.prefix}".removesuffix("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +39,10 @@ class Object:
 
     bucket: str
     key: str
+    scheme: str = "s3"
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return f"{self.scheme}://{self.bucket}/{self.key}"
 
 
 def parse_object(text: str) -> Object:

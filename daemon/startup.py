@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Object, Source
-from s3stream_fs.errors import Denied, NotFound, Throttled, UsageError
-from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.errors import Denied, KeysRefused, NotFound, Throttled, Untrusted, UsageError, WrongRegion
+from s3stream_fs.store.s3.connection import Connection
 
 
-def startup_error(error: Exception, source: Source, store: S3Config) -> UsageError:
-    """The line for what the first LIST raised: a StoreError, or a time-out (trio.TooSlowError)."""
+def startup_error(error: Exception, source: Source, connection: Connection) -> UsageError:
+    """The line for the StoreError that the first LIST raised."""
     said = one_line(str(error))
     detail = f" ({said})" if said else ""
-    bucket = f"s3://{source.bucket}"
+    bucket, where = f"s3://{source.bucket}", connection.where
     match error:
         case NotFound():
+            line = f"there is no bucket {bucket} at {where}{detail}; check its name, --endpoint-url and --region"
+        case KeysRefused():
             line = (
-                f"there is no bucket {bucket} at {_where(store)}{detail}; check its name, --endpoint-url and --region"
+                f"{where} refuses the credentials{detail}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile"
             )
+            line += ", or what gives them"
         case Denied():
-            line = f"listing {source} was denied{detail}; {_credentials_advice(store)}"
+            line = f"listing {source} was denied{detail}; {_credentials_advice(connection)}"
+        case Untrusted():
+            line = f"no TLS with {where}: {said}; --ca-bundle FILE names the certificates of a private authority"
+        case WrongRegion():
+            line = f"{bucket} is in another region than was asked for{detail}; mount with --region {error.region}"
         case Throttled():
-            line = f"{_where(store)} is overloaded{detail}; try again later"
+            line = f"{where} is overloaded{detail}; try again later"
         case _:
-            line = f"cannot reach {bucket} at {_where(store)}{detail}; check --endpoint-url, --region and the network"
+            line = f"cannot reach {bucket} at {where}{detail}; check --endpoint-url, --region and the network"
     return ExitError(line, ExitCode.STORE)
 
 
-def _where(store: S3Config) -> str:
-    if store.endpoint_url is not None:
-        return store.endpoint_url
-    return "the store that AWS's settings name" if store.region is None else f"region {store.region}"
-
-
-def _credentials_advice(store: S3Config) -> str:
-    if store.anonymous:
+def _credentials_advice(connection: Connection) -> str:
+    if connection.config.anonymous:
         return "the bucket does not let everybody list: leave --no-sign-request out and give credentials"
     return (
         "give credentials that may s3:ListBucket (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile, an instance's"
@@ -42,15 +43,15 @@ def _credentials_advice(store: S3Config) -> str:
     )
 
 
-def reading_error(error: Exception, what: Object, store: S3Config) -> UsageError:
+def reading_error(error: Exception, what: Object, connection: Connection) -> UsageError:
     """The line for an object that a command needs, such as a snapshot, and that does not come."""
     said = one_line(str(error))
     detail = f" ({said})" if said else ""
     match error:
         case NotFound():
-            line = f"there is no {what} at {_where(store)}{detail}"
+            line = f"there is no {what} at {connection.where}{detail}"
         case Denied():
             line = f"reading {what} was denied{detail}; it takes credentials that may s3:GetObject"
         case _:
-            line = f"cannot read {what} at {_where(store)}{detail}"
+            line = f"cannot read {what} at {connection.where}{detail}"
     return ExitError(one_line(line), ExitCode.STORE)

@@ -7,8 +7,11 @@
     ├── NameTooLong             a path component that no key can have
     └── StoreError              one request to the store came to nothing
         ├── NotFound            no such key (or bucket)
+        ├── WrongRegion         the bucket is in another region, which is known
+        ├── Untrusted           the server's certificate is not believed, or it does not speak TLS
         ├── Denied              403, or no usable credentials
-        │   └── Archived        the object must be restored from its archive first
+        │   ├── Archived        the object must be restored from its archive first
+        │   └── KeysRefused     the keys are expired, unknown or signed at the wrong time: others may do
         ├── ObjectChanged       the key now holds another version (412)
         └── Transient           asking again may help; the retry policy decides, nobody else
             ├── Throttled       503 SlowDown, 429
@@ -52,12 +55,33 @@ class NotFound(StoreError):
     """There is no such key."""
 
 
+class WrongRegion(StoreError):
+    """The bucket is in ``region``, for which requests have to be signed, and to whose host they have to go."""
+
+    def __init__(self, message: str, *, region: str, request_id: str = "") -> None:
+        super().__init__(message, request_id=request_id)
+        self.region = region
+
+
+class Untrusted(StoreError):
+    """No TLS with this server: its certificate is not believed, or it speaks another protocol."""
+
+
 class Denied(StoreError):
     """The store refuses: permissions, or credentials that are missing or expired after a refresh."""
 
 
 class Archived(Denied):
     """The object lies in an archive and has to be restored before it can be read."""
+
+
+class KeysRefused(Denied):
+    """The store refuses the keys themselves, not what they may do. ``store_time`` is its clock (Unix seconds) where it
+    says that the request was signed at the wrong time."""
+
+    def __init__(self, message: str, *, request_id: str = "", store_time: float | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.store_time = store_time
 
 
 class ObjectChanged(StoreError):

@@ -9,11 +9,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
-from s3stream_fs.errors import StoreUnavailable, Throttled, Transient
+from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled, Transient, WrongRegion
 from s3stream_fs.store import Deliver, ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
@@ -21,6 +21,9 @@ from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SILENT_SECONDS: Final = 60.0
+"""So long nothing is said of another request that is refused for a reason that was just told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class RetryingStore:
         self._retries = 0
         self._throttled = 0
         self._given_up = 0
+        self._told: tuple[str, float] = ("", 0.0)
+        """What was refused last, and until when that is not told again."""
 
     @property
     def lists_any_prefix(self) -> bool:
@@ -112,6 +117,11 @@ class RetryingStore:
                         self._throttled += 1
                         if self._congestion is not None:
                             self._congestion.on_throttled(trio.current_time())
+                except (NotFound, ObjectChanged, WrongRegion):
+                    raise
+                except StoreError as error:
+                    self._tell(what, error)
+                    raise
             pause = self._rng.uniform(0, min(self._policy.cap_seconds, self._policy.base_seconds * 2**ntries))
             if trio.current_time() + pause >= deadline:
                 break
@@ -129,3 +139,11 @@ class RetryingStore:
             f" [request id {request_id}]" if request_id else "",
         )
         raise StoreUnavailable(f"{what}: {cause} ({ntries} tries in {seconds:g} s)", request_id=request_id)
+
+    def _tell(self, what: str, error: StoreError) -> None:
+        """Asking again is of no use, and who waits gets an errno: the log says what that means."""
+        text, now = str(error), trio.current_time()
+        if text == self._told[0] and now < self._told[1]:
+            return
+        self._told = (text, now + _SILENT_SECONDS)
+        log.warning("%s was refused: %s%s", what, text, f" [request id {error.request_id}]" if error.request_id else "")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trio
 
 from s3stream_daemon.config import Host, MountConfig, build
 from s3stream_daemon.exits import ExitCode, code_of
 from s3stream_daemon.folders import folders_of
 from s3stream_daemon.settings import from_mount_options, merge
 from s3stream_daemon.startup import startup_error
-from s3stream_fs.errors import Denied, NotFound, StoreUnavailable, Throttled
+from s3stream_fs.errors import Denied, KeysRefused, NotFound, StoreUnavailable, Throttled, Untrusted, WrongRegion
+from s3stream_fs.store.s3.connection import resolve
 
 
 def config(options: str = "") -> MountConfig:
@@ -27,13 +27,15 @@ def config(options: str = "") -> MountConfig:
         (NotFound("no"), "endpoint-url=http://h:1", ["there is no bucket s3://bucket at http://h:1", "check its name"]),
         (Denied("no credentials\nfound"), "", ["s3://bucket/p was denied (no credentials found)", "--no-sign-request"]),
         (Denied("403"), "no-sign-request", ["leave --no-sign-request out"]),
-        (Throttled(""), "region=eu-west-1", ["region eu-west-1 is overloaded", "later"]),
+        (Throttled(""), "region=eu-west-1", ["Amazon S3 in eu-west-1 is overloaded", "later"]),
         (StoreUnavailable("refused"), "", ["cannot reach s3://bucket", "(refused)", "--endpoint-url"]),
-        (trio.TooSlowError(), "", ["cannot reach s3://bucket"]),
+        (KeysRefused("403 ExpiredToken"), "", ["refuses the credentials (403 ExpiredToken)", "--profile"]),
+        (Untrusted("self-signed certificate"), "endpoint-url=https://h", ["no TLS with https://h", "--ca-bundle"]),
+        (WrongRegion("301", region="eu-west-3"), "", ["--region eu-west-3"]),
     ],
 )
 def test_one_line_says_what_is_wrong_and_what_to_do(error: Exception, options: str, said: list[str]) -> None:
-    told = startup_error(error, config(options).source, config(options).store)
+    told = startup_error(error, config(options).source, resolve(config(options).store, {}))
     assert code_of(told) is ExitCode.STORE
     assert "\n" not in str(told)
     for part in said:

@@ -24,6 +24,7 @@ from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.connection import resolve
 from s3stream_fs.store.s3.store import open_s3
 from s3stream_fs.store.snapshot.draft import SnapshotDraft
 from s3stream_fs.store.snapshot.store import SnapshotFile, SnapshotStore
@@ -73,7 +74,7 @@ def s3_rig(server: S3Server) -> Rig:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[ObjectStore]:
-        async with open_s3(S3Config("bucket", endpoint_url=server.url, region="us-east-1")) as store:
+        async with open_s3(resolve(S3Config("bucket", endpoint_url=server.url, region="us-east-1"), {})) as store:
             yield store
 
     return Rig(put, restore, opened)

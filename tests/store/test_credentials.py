@@ -14,6 +14,7 @@ import trio
 from s3server import S3Server
 from s3stream_fs.errors import StoreError
 from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.connection import resolve
 from s3stream_fs.store.s3.store import open_s3
 from s3stream_fs.types import ObjectId
 
@@ -86,7 +87,7 @@ def use(server: S3Server, ntimes: int) -> None:
     ids = [ObjectId(key, server.put("bucket", key, b"hello"), 5) for key in ("plain", "control\x01")]
 
     async def main() -> None:
-        async with open_s3(S3Config("bucket", endpoint_url=server.url, region="us-east-1")) as store:
+        async with open_s3(resolve(S3Config("bucket", endpoint_url=server.url, region="us-east-1"), {})) as store:
             for _ in range(ntimes):
                 assert len((await store.list_page("")).objects) == 2
                 for object_id in ids:

@@ -1,9 +1,10 @@
-"""What has to be known to reach a bucket."""
+"""What the user says about a bucket and the way to it. Nothing here has been looked up or asked of anybody."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -12,14 +13,20 @@ from s3stream_fs.errors import UsageError
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[a-z-]+:s3[a-z-]*:[^/\s]+[:/].+")
 """Names of today's and of old buckets, access point aliases, and ARNs of access points. S3 itself judges the rest."""
 
+AWS: Final = "aws"
+"""What stands for Amazon S3 where other stores have their address."""
+
+SSE_C_KEY_NBYTES: Final = 32
+"""SSE-C knows AES256 only."""
+
 
 @dataclass(frozen=True, slots=True)
 class S3Config:
-    """Where the bucket is and who asks. Credentials are not in here: the AWS chain finds and refreshes them.
+    """Which bucket, and what of the way to it was named by options; ``connection.resolve`` finds out the rest.
 
-    ``endpoint_url`` is None for Amazon S3. ``anonymous`` sends unsigned requests. ``addressing`` puts the bucket into
-    the path or the host name; ``auto`` means the path where an endpoint is given, for few other stores have the
-    wildcard DNS that host names need.
+    ``endpoint_url`` is None where no option names a store. ``anonymous`` sends unsigned requests. ``addressing`` puts
+    the bucket into the path or the host name; ``auto`` does what suits the store. ``sse_c_key`` is the 32 bytes of a
+    customer's key (SSE-C). Credentials are not in here: the AWS chain finds and renews them.
     """
 
     bucket: str
@@ -29,6 +36,12 @@ class S3Config:
     anonymous: bool = False
     requester_pays: bool = False
     addressing: Literal["auto", "path", "virtual"] = "auto"
+    ca_bundle: Path | None = None
+    verify_tls: bool = True
+    dual_stack: bool = False
+    fips: bool = False
+    expected_bucket_owner: str | None = None
+    sse_c_key: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _BUCKET.fullmatch(self.bucket):
@@ -36,21 +49,24 @@ class S3Config:
                 f"{self.bucket!r} is not a bucket name: 3 or more letters, digits, '.' and '-', as in s3://my-bucket/prefix"
             )
         if self.endpoint_url is not None:
-            parts = urlsplit(self.endpoint_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise UsageError(f"endpoint URL {self.endpoint_url!r} is not of the form https://HOST[:PORT]")
-            if parts.username or parts.password:
-                raise UsageError("endpoint URL must not hold a user name or password; use AWS credentials")
-
-    @property
-    def virtual_hosted(self) -> bool:
-        """Whether the bucket stands in the host name."""
-        if self.addressing == "auto":
-            # A dot in the name breaks the certificate's wildcard.
-            return self.endpoint_url is None and "." not in self.bucket
-        return self.addressing == "virtual"
+            check_endpoint(self.endpoint_url, "endpoint URL")
+        if self.sse_c_key is not None and len(self.sse_c_key) != SSE_C_KEY_NBYTES:
+            raise UsageError(f"a customer's key (SSE-C) has {SSE_C_KEY_NBYTES} bytes, not {len(self.sse_c_key)}")
 
     @property
     def directory_bucket(self) -> bool:
         """Whether it is a directory bucket (S3 Express One Zone) or an access point of one: their names say so."""
         return self.bucket.endswith(("--x-s3", "--xa-s3"))
+
+
+def check_endpoint(url: str, origin: str) -> None:
+    """Raises UsageError, which names ``origin`` and never the password that a URL may hold."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        raise UsageError(f"{origin} is not of the form https://HOST[:PORT]") from None
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"{origin} must not hold a user name or password; use AWS credentials")
+    if not usable or parts.query or parts.fragment:
+        raise UsageError(f"{origin} {url!r} is not of the form https://HOST[:PORT]")

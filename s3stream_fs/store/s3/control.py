@@ -1,30 +1,37 @@
-"""The control plane: credentials, HEAD, LIST, and the GETs that the data plane cannot name. aiobotocore on trio.
+"""The control plane: HEAD, LIST, and the GETs that the data plane cannot make. aiobotocore on trio.
 
-Slow per request (about 1 ms of this thread) and complete: it knows every credential source of the AWS chain and takes
-any key.
+Slow per request (about 1 ms of this thread) and complete: it takes any key, signs in any way that S3 knows, by a clock
+that can be corrected, and reads answers that obstore refuses.
 """
 
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import botocore
+import botocore.auth
 import botocore.exceptions
 import botocore.handlers
+import trio
 from aiobotocore.config import AioConfig
-from aiobotocore.httpxsession import HttpxSession
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
+from botocore.credentials import ReadOnlyCredentials
 
-from s3stream_fs.errors import Denied, ObjectChanged, StoreUnavailable, UsageError
+from s3stream_fs.errors import ObjectChanged, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.s3.config import S3Config
-from s3stream_fs.store.s3.faults import from_botocore
+from s3stream_fs.store.s3.conditions import conditions, is_version
+from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store.s3.credentials import Keyring
+from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
+from s3stream_fs.store.s3.http import OriginFormSession, connector
 from s3stream_fs.store.s3.lister import Lister
-from s3stream_fs.store.s3.page import bare, checked_info
+from s3stream_fs.store.s3.page import checked_info
 from s3stream_fs.store.s3.spelling import Spelling
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
@@ -38,50 +45,39 @@ _CONNECTIONS: Final = 64
 _UNPARSED: Final = "Unparsed"
 """Under which name a listing's body is found beside what botocore makes of an answer."""
 
-_SETTINGS_ERRORS: Final = (
-    botocore.exceptions.ConfigNotFound,
-    botocore.exceptions.ConfigParseError,
-    botocore.exceptions.InvalidConfigError,
-    botocore.exceptions.InvalidRegionError,
-    botocore.exceptions.UnknownServiceError,
-)
-
 _RESTORED: Final = re.compile(r'ongoing-request="false"')
+
+_CORRECTED: Final = "s3stream-s3v4"
+"""botocore's name of our way to sign: S3's own, by a clock that is corrected."""
 
 
 class ControlPlane:
     """Requests through one aiobotocore client. All errors are StoreErrors."""
 
-    def __init__(self, client: Any, session: AioSession, config: S3Config, region: str) -> None:
+    def __init__(self, client: Any, connection: Connection) -> None:
         self._client = client
-        self._session = session
+        config = connection.config
         self._bucket = config.bucket
-        self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
-        self.region = region
+        self._everywhere: dict[str, Any] = {"RequestPayer": "requester"} if config.requester_pays else {}
+        if config.expected_bucket_owner is not None:
+            self._everywhere["ExpectedBucketOwner"] = config.expected_bucket_owner
+        self._objects: dict[str, Any] = {}
+        if config.sse_c_key is not None:
+            self._objects = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": config.sse_c_key}
         self.lists_any_prefix = not config.directory_bucket
         self.lists = 0
         """Requests sent."""
-        # What directory buckets have is said by all of their listings, and they know no such parameter.
-        self._list_arguments = {} if config.directory_bucket else {"OptionalObjectAttributes": ["RestoreStatus"]}
-        self.endpoint_url = str(client.meta.endpoint_url)
+        self.skew = timedelta()
+        """How far this machine's clock is behind the store's; what is signed is dated by the store's."""
         self._lister = Lister(
             self._list,
-            spelling=Spelling.FORM if _is_amazon(self.endpoint_url) else None,
+            spelling=Spelling.FORM if connection.address.amazon else None,
             directory_bucket=config.directory_bucket,
         )
-
-    async def credentials(self) -> Any:
-        """The chain's credentials at this moment, refreshed where they were about to expire. Raises Denied."""
-        try:
-            credentials = await self._session.get_credentials()
-            if credentials is None:
-                raise Denied("no usable credentials were found")
-            return await credentials.get_frozen_credentials()
-        except botocore.exceptions.BotoCoreError as error:
-            raise from_botocore(error) from None
+        client.meta.events.register("choose-signer.s3", self._choose_signer)
 
     async def head(self, key: str) -> ObjectInfo:
-        answer = await self._call("head_object", Key=key)
+        answer = await self._call("head_object", Key=key, **self._objects)
         restored = bool(_RESTORED.search(answer.get("Restore", "")))
         return checked_info(
             key,
@@ -98,41 +94,95 @@ class ControlPlane:
 
     async def _list(self, operation: str, arguments: dict[str, Any]) -> bytes:
         self.lists += 1
-        answer = await self._call(operation, **arguments, **self._list_arguments)
+        answer = await self._call(operation, **arguments)
         return bytes(answer[_UNPARSED])
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
-        match = {"IfMatch": f'"{object_id.etag}"'} if object_id.etag else {}
+        """See ObjectStore.get_range. Raises RangeIgnored where the answer is the whole object and not the range."""
         span = f"bytes={byte_range.start}-{byte_range.stop - 1}"
-        answer = await self._call("get_object", Key=object_id.key, Range=span, **match)
-        etag = bare(answer.get("ETag", ""))
-        if object_id.etag and etag and etag != object_id.etag:
-            raise ObjectChanged(f"ETag is {etag} and no longer {object_id.etag}")
-        if answer.get("ContentRange", "") != f"{span.replace('=', ' ')}/{object_id.size}":
+        etag, since = conditions(object_id.etag)
+        given = ({"IfMatch": etag} if etag else {}) | ({"IfUnmodifiedSince": since} if since else {})
+        answer = await self._call("get_object", Key=object_id.key, Range=span, **given, **self._objects)
+        async with answer["Body"] as stream:  # leaving it ends the connection, where the body is not wanted
+            self._check(object_id, byte_range, answer)
+            body = await _read(stream, len(byte_range))
+        deliver(memoryview(body))
+
+    @staticmethod
+    def _check(object_id: ObjectId, span: ByteRange, answer: Any) -> None:
+        """The answer is about the version and the range that were asked for."""
+        modified = answer.get("LastModified")
+        seconds = int(modified.timestamp()) if isinstance(modified, datetime) else None
+        if not is_version(object_id.etag, answer.get("ETag", ""), seconds):
+            raise ObjectChanged("the object is another version now")
+        told = re.fullmatch(r"bytes ([0-9]{1,16})-([0-9]{1,16})/([0-9]{1,16}|\*)", answer.get("ContentRange") or "")
+        if told is None:
+            # RFC 9110 lets a server ignore a range; of use is that only where it is all there is.
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != 200 or answer.get("ContentLength") != object_id.size:
+                raise StoreUnavailable("the store answers with another range than was asked for")
+            if len(span) != object_id.size:
+                raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
+            return
+        if told[3] != "*" and int(told[3]) != object_id.size:
+            raise ObjectChanged(f"size is {told[3]} and no longer {object_id.size}")
+        if (int(told[1]), int(told[2]) + 1) != (span.start, span.stop):
             raise StoreUnavailable("the store answers with another range than was asked for")
-        deliver(memoryview(await _body(answer, len(byte_range))))
 
     async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
         """At most the first ``limit`` bytes of an object, and which version of it they are of."""
-        answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit - 1}")
-        size = re.fullmatch(r"bytes 0-[0-9]+/([0-9]{1,16})", answer.get("ContentRange", ""), re.ASCII)
-        if size is None:
+        answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit - 1}", **self._objects)
+        told = re.fullmatch(r"bytes 0-[0-9]+/([0-9]{1,16})", answer.get("ContentRange") or "", re.ASCII)
+        size = int(told[1]) if told else answer.get("ContentLength")
+        if told is None and (answer["ResponseMetadata"]["HTTPStatusCode"] != 200 or not isinstance(size, int)):
             raise StoreUnavailable("the store answers with another range than was asked for")
-        info = checked_info(key, answer.get("ETag", ""), int(size[1]), None, "STANDARD", False)
-        return info.id, await _body(answer, min(limit, info.id.size))
+        async with answer["Body"] as stream:
+            if told is None and size is not None and size > limit:
+                raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
+            info = checked_info(key, answer.get("ETag", ""), size, answer.get("LastModified"), "STANDARD", False)
+            return info.id, await _read(stream, min(limit, info.id.size))
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
         try:
-            return await getattr(self._client, operation)(Bucket=self._bucket, **arguments, **self._payer)
+            return await getattr(self._client, operation)(Bucket=self._bucket, **arguments, **self._everywhere)
         except Exception as error:
             # Also what httpx raises beside botocore's own: none of it may pass this border.
             raise from_botocore(error) from None
 
+    def _choose_signer(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
+        """Called by botocore before it signs."""
+        if not self.skew or signature_version != "s3v4":
+            return None
+        context["s3stream_skew"] = self.skew
+        return _CORRECTED
 
-async def _body(answer: Any, nbytes: int) -> bytes:
+
+class _CorrectedAuth(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
+    """Signs with the store's time. All that is dated in a signature is dated by the context's time stamp."""
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        now = datetime.now(UTC) + request.context["s3stream_skew"]
+        request.context["timestamp"] = now.strftime(botocore.auth.SIGV4_TIMESTAMP)
+        super()._modify_request_before_signing(request)
+
+
+botocore.auth.AUTH_TYPE_MAPS[_CORRECTED] = _CorrectedAuth
+
+
+class _Signing(AioCredentials):  # type: ignore[misc]
+    """A keyring in the shape in which aiobotocore asks for credentials."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        super().__init__("", "", method="s3stream-fs")
+        self._keyring = keyring
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        keys = await self._keyring.get()
+        return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token)
+
+
+async def _read(stream: Any, nbytes: int) -> bytes:
     try:
-        async with answer["Body"] as stream:
-            body: bytes = await stream.read()
+        body: bytes = await stream.read()
     except Exception as error:
         raise from_botocore(error) from None
     if len(body) != nbytes:
@@ -141,53 +191,60 @@ async def _body(answer: Any, nbytes: int) -> bytes:
 
 
 @asynccontextmanager
-async def open_control_plane(config: S3Config) -> AsyncIterator[ControlPlane]:
-    """A client for the bucket, with the chain's credentials.
-
-    Raises UsageError for settings that cannot be used, and StoreError where a source of credentials fails.
-    """
-    async with AsyncExitStack() as stack:
-        try:
-            session = AioSession(profile=config.profile)
-            # For the requests of the credential chain itself too (instance and container roles, STS, SSO).
-            session.set_default_client_config(AioConfig(http_session_cls=HttpxSession))
-            region = config.region or session.get_config_variable("region") or "us-east-1"
-            client = await stack.enter_async_context(
-                session.create_client(
-                    "s3",
-                    region_name=region,
-                    endpoint_url=config.endpoint_url,
-                    config=AioConfig(
-                        http_session_cls=HttpxSession,  # runs on trio
-                        signature_version=botocore.UNSIGNED if config.anonymous else None,
-                        retries={"total_max_attempts": 1},
-                        s3={"addressing_style": "virtual" if config.virtual_hosted else "path"},
-                        connect_timeout=_CONNECT_SECONDS,
-                        read_timeout=_READ_SECONDS,
-                        max_pool_connections=_CONNECTIONS,
-                        user_agent_extra="s3stream-fs",
-                    ),
-                )
-            )
-        except botocore.exceptions.ProfileNotFound:
-            raise UsageError(f"there is no AWS profile {config.profile!r}; see ~/.aws/config") from None
-        except (*_SETTINGS_ERRORS, ValueError) as error:
-            raise UsageError(f"AWS's settings cannot be used: {error}") from None
-        except botocore.exceptions.BotoCoreError as error:
-            # A source of credentials did not answer, or with something else.
-            raise from_botocore(error) from None
+async def open_control_plane(connection: Connection, keyring: Keyring | None) -> AsyncIterator[ControlPlane]:
+    """A client for the bucket; without a keyring requests are not signed. Raises UsageError."""
+    context: ssl.SSLContext = await trio.to_thread.run_sync(connection.trust.context)
+    # No file is read and nothing is asked for: all that counts is in the connection.
+    session = AioSession(profile=connection.config.profile)
+    if keyring is not None:
+        session._credentials = _Signing(keyring)
+    try:
+        making = session.create_client(
+            "s3",
+            region_name=connection.region,
+            endpoint_url=connection.endpoint_url,
+            verify=True,
+            config=AioConfig(
+                http_session_cls=OriginFormSession,
+                connector_args=connector(context),
+                proxies={} if connection.proxy is None else dict.fromkeys(("http", "https"), connection.proxy),
+                signature_version=botocore.UNSIGNED if keyring is None else None,
+                ignore_configured_endpoint_urls=True,
+                use_dualstack_endpoint=connection.dual_stack,
+                use_fips_endpoint=connection.fips,
+                retries={"total_max_attempts": 1},
+                s3={
+                    "addressing_style": "path" if connection.path_style else "virtual",
+                    "use_arn_region": True,
+                    "us_east_1_regional_endpoint": "regional",
+                    "use_accelerate_endpoint": False,
+                },
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                max_pool_connections=_CONNECTIONS,
+                user_agent_extra="s3stream-fs",
+            ),
+        )
+        client = await making.__aenter__()
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        raise UsageError(f"AWS's settings cannot be used: {error}") from None
+    try:
         for operation in ("ListObjectsV2", "ListObjects"):
             client.meta.events.register(f"before-parse.s3.{operation}", _keep_unparsed)
         # It parses each answer to see whether it is an error with status 200. Of those asked for here only a listing
         # has a body that is not streamed, and `page` sees that.
         if (look_for_errors := getattr(botocore.handlers, "_handle_200_error", None)) is not None:
             client.meta.events.unregister("before-parse.s3.*", look_for_errors)
-        control = ControlPlane(client, session, config, region)
-        yield control
+        client.meta.events.register("before-parameter-build.s3", _follow_nowhere)
+        yield ControlPlane(client, connection)
+    finally:
+        with trio.CancelScope(shield=True):
+            await making.__aexit__(None, None, None)
 
 
-def _is_amazon(endpoint_url: str) -> bool:
-    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+def _follow_nowhere(context: dict[str, Any], **_: Any) -> None:
+    """Tell botocore that it has followed to another region already: the data plane has to follow as well."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _keep_unparsed(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:

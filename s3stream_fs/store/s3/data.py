@@ -5,23 +5,23 @@ Bytes stay in the buffers that Rust filled. Never retries.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+import base64
 from typing import Any, Final
 
 import obstore
-import trio
 from obstore.store import S3Store as ObstoreS3
 
 from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.conditions import conditions, is_version
+from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store.s3.credentials import Keys
 from s3stream_fs.store.s3.faults import from_obstore
 from s3stream_fs.store.s3.guest import GuestLoop
 from s3stream_fs.types import ByteRange, ObjectId
 
-log = logging.getLogger(__name__)
+_CONNECT_SECONDS: Final = 10
+"""A store that does not take a connection by then is tried again, perhaps at another address."""
 
 _IDLE_SECONDS: Final = 15
 """A connection on which nothing has come for this long is dead: a first byte takes 0.1 s, the worst seen took 1 s."""
@@ -29,58 +29,43 @@ _IDLE_SECONDS: Final = 15
 _REQUEST_SECONDS: Final = 120
 """A single GET that is still running then is not worth waiting for: 8 MiB at 70 kB/s."""
 
-_CREDENTIAL_LIFE: Final = timedelta(minutes=10)
-"""How long credentials are used before the chain is asked again; botocore renews its own at least 10 minutes ahead."""
+_NO_PROXY: Final = "http://127.0.0.1:9"
+"""Nothing is ever sent there: it stands where obstore would else take a proxy from the environment."""
 
-_CREDENTIAL_RENEWAL: Final = timedelta(minutes=5)
-"""So long before the end of that life they are asked for anew, so that obstore never finds expired ones."""
 
-Credentials = Callable[[], Awaitable[Any]]
-"""Gives botocore's frozen credentials."""
+def signs(scheme: str, service: str) -> bool:
+    """Whether obstore can sign like that: not for several regions at once (SigV4A), nor for other services than S3."""
+    return (scheme, service) in (("sigv4", "s3"), ("sigv4-s3express", "s3express"))
 
 
 class DataPlane:
     """GETs of one bucket."""
 
-    def __init__(self, config: S3Config, endpoint_url: str, region: str, credentials: Credentials) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._loop = GuestLoop()
-        self._ask_credentials = None if config.anonymous else credentials
-        self._credentials: dict[str, Any] = {}
-        """What obstore signs with; read on its threads, replaced as a whole on trio's."""
-        self._renew_at = datetime.min.replace(tzinfo=UTC)
-        self._renewing = trio.Lock()
-        settings: dict[str, Any] = {
-            "endpoint": endpoint_url,
-            "region": region,
-            "virtual_hosted_style_request": config.virtual_hosted,
-            "skip_signature": config.anonymous,
-        }
-        if config.requester_pays:
-            settings["request_payer"] = True
-        self._store = ObstoreS3(
-            config.bucket,
-            config=settings,  # type: ignore[arg-type]
-            client_options={
-                "allow_http": endpoint_url.startswith("http://"),
-                "connect_timeout": "10s",
-                "read_timeout": f"{_IDLE_SECONDS}s",
-                "timeout": f"{_REQUEST_SECONDS}s",
-                "user_agent": "s3stream-fs",
-            },
-            retry_config={"max_retries": 0},
-            **({} if config.anonymous else {"credential_provider": lambda: self._credentials}),  # type: ignore[arg-type]
-        )
+        self._connection = connection
+        self._keys: Keys | None = None
+        self._store = None if not connection.config.anonymous else self._made(None)
 
-    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
-        """See ObjectStore.get_range. Cancelling it aborts the connection."""
-        if self._ask_credentials is not None and datetime.now(UTC) >= self._renew_at:
-            await self._renew_credentials(self._ask_credentials)
-        options: dict[str, Any] = {"range": (byte_range.start, byte_range.stop)}
-        if object_id.etag:
-            options["if_match"] = f'"{object_id.etag}"'
+    async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver, keys: Keys | None) -> None:
+        """See ObjectStore.get_range. Signed with ``keys``. Cancelling it aborts the connection. Raises Unsuited."""
+        store = self._store
+        if store is None or keys is not self._keys:
+            # With other keys come other connections: some handshakes in an hour, and no lookup in each GET.
+            store, self._keys = self._made(keys), keys
+            self._store = store
+        options: dict[str, Any] = {}
+        if byte_range != object_id.whole:
+            # Without a range no store can ignore it.
+            options["range"] = (byte_range.start, byte_range.stop)
+        etag, since = conditions(object_id.etag)
+        if etag is not None:
+            options["if_match"] = etag
+        elif since is not None:
+            options["if_unmodified_since"] = since
         wait = self._loop.wait
         try:
-            result = await wait(obstore.get_async, self._store, object_id.key, options=options)
+            result = await wait(obstore.get_async, store, object_id.key, options=options)
             self._check(object_id, byte_range, result)
             body = memoryview(await wait(result.bytes_async))
         except StoreError:
@@ -97,25 +82,62 @@ class DataPlane:
     def _check(object_id: ObjectId, span: ByteRange, result: Any) -> None:
         """The answer is about the version and the range that were asked for. Nothing the store says is trusted."""
         meta = result.meta
-        etag = (meta.get("e_tag") or "").removeprefix("W/").strip('"')
-        if object_id.etag and etag and etag != object_id.etag:
-            raise ObjectChanged(f"ETag is {etag} and no longer {object_id.etag}")
+        seconds = int(meta["last_modified"].timestamp()) or None  # 1970 is obstore's for none
+        if not is_version(object_id.etag, meta.get("e_tag") or "", seconds):
+            raise ObjectChanged("the object is another version now")
         if meta["size"] != object_id.size:
             raise ObjectChanged(f"size is {meta['size']} and no longer {object_id.size}")
         if tuple(result.range) != (span.start, span.stop):
             raise StoreUnavailable("the store answers with another range than was asked for")
 
-    async def _renew_credentials(self, ask: Credentials) -> None:
-        """One at a time; who comes meanwhile waits for it. Raises StoreError."""
-        async with self._renewing:
-            now = datetime.now(UTC)
-            if now < self._renew_at:
-                return
-            frozen = await ask()
-            self._credentials = {
-                "access_key_id": frozen.access_key,
-                "secret_access_key": frozen.secret_key,
-                "token": frozen.token,
-                "expires_at": now + _CREDENTIAL_LIFE,
+    def _made(self, keys: Keys | None) -> ObstoreS3:
+        connection = self._connection
+        config, address = connection.config, connection.address
+        headers = {}
+        if config.expected_bucket_owner is not None:
+            headers["x-amz-expected-bucket-owner"] = config.expected_bucket_owner
+        # obstore takes from the environment what it is not told (AWS_*, and reqwest the proxies): so it is told all.
+        settings: dict[str, Any] = {
+            "endpoint": address.url,
+            "aws_endpoint_url_s3": address.url,
+            "virtual_hosted_style_request": True,  # the address names the bucket already, wherever
+            "region": address.region,
+            "s3_express": address.scheme == "sigv4-s3express" and address.amazon,
+            "skip_signature": keys is None,
+            "unsigned_payload": False,
+            "request_payer": config.requester_pays,
+            "server_side_encryption": "AES256",  # of writes; asks nothing of reads
+        }
+        if config.sse_c_key is not None:
+            settings["server_side_encryption"] = "sse-c"
+            settings["sse_customer_key_base64"] = base64.b64encode(config.sse_c_key).decode()
+        client: dict[str, Any] = {
+            "allow_http": address.url.startswith("http://"),
+            "allow_invalid_certificates": not connection.trust.verify,
+            "connect_timeout": f"{_CONNECT_SECONDS}s",
+            "read_timeout": f"{_IDLE_SECONDS}s",
+            "timeout": f"{_REQUEST_SECONDS}s",
+            "http1_only": True,
+            "user_agent": "s3stream-fs",
+            "default_headers": headers,
+            "proxy_url": connection.proxy or _NO_PROXY,
+            "proxy_excludes": "" if connection.proxy else address.host,
+        }
+        if connection.trust.pem:
+            client["root_certificate"] = connection.trust.pem
+        signing: dict[str, Any] = {}
+        if keys is not None:
+            found = {
+                "access_key_id": keys.access_key,
+                "secret_access_key": keys.secret_key,
+                "token": keys.token,
+                "expires_at": None,
             }
-            self._renew_at = now + _CREDENTIAL_LIFE - _CREDENTIAL_RENEWAL
+            signing["credential_provider"] = lambda: found
+        return ObstoreS3(
+            config.bucket,
+            config=settings,  # type: ignore[arg-type]
+            client_options=client,  # type: ignore[arg-type]
+            retry_config={"max_retries": 0},
+            **signing,
+        )

@@ -6,6 +6,12 @@ The one place that reads foreign error texts. Messages that leave here hold no U
 from __future__ import annotations
 
 import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import botocore.exceptions
@@ -14,24 +20,38 @@ import obstore.exceptions
 from s3stream_fs.errors import (
     Archived,
     Denied,
+    KeysRefused,
     NotFound,
     ObjectChanged,
     StoreError,
     StoreUnavailable,
     Throttled,
+    Untrusted,
+    WrongRegion,
 )
+
+
+class Unsuited(StoreError):
+    """obstore cannot take what the store answers, or its certificate; the control plane may be able to."""
+
+
+class RangeIgnored(StoreError):
+    """The store sends the whole object where a part of it was asked for."""
+
 
 _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "InvalidObjectState": Archived,
     "AccessDenied": Denied,
     "AllAccessDisabled": Denied,
     "AuthorizationHeaderMalformed": Denied,
-    "ExpiredToken": Denied,
-    "InvalidAccessKeyId": Denied,
-    "InvalidToken": Denied,
-    "RequestTimeTooSkewed": Denied,
-    "SignatureDoesNotMatch": Denied,
-    "TokenRefreshRequired": Denied,
+    "ExpiredToken": KeysRefused,
+    "ExpiredTokenException": KeysRefused,
+    "InvalidAccessKeyId": KeysRefused,
+    "InvalidToken": KeysRefused,
+    "RequestTimeTooSkewed": KeysRefused,
+    "SignatureDoesNotMatch": KeysRefused,
+    "TokenRefreshRequired": KeysRefused,
+    "XAdminUserNotFound": KeysRefused,  # versitygw's word for keys that it does not know, with status 404
     "NoSuchBucket": NotFound,
     "NoSuchKey": NotFound,
     "PreconditionFailed": ObjectChanged,
@@ -39,7 +59,9 @@ _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "SlowDown": Throttled,
     "RequestLimitExceeded": Throttled,
     "Throttling": Throttled,
+    "ThrottlingException": Throttled,
     "TooManyRequests": Throttled,
+    "TooManyRequestsException": Throttled,
     "RequestTimeout": StoreUnavailable,
     "NotImplemented": StoreError,
 }
@@ -57,70 +79,230 @@ _BY_STATUS: Final[dict[int, type[StoreError]]] = {
     503: Throttled,
 }
 
-_CREDENTIAL_ERRORS: Final = (
-    botocore.exceptions.NoCredentialsError,
-    botocore.exceptions.PartialCredentialsError,
-    botocore.exceptions.CredentialRetrievalError,
-    botocore.exceptions.TokenRetrievalError,
-    botocore.exceptions.UnauthorizedSSOTokenError,
-    botocore.exceptions.SSOTokenLoadError,
-)
+_SSE_C: Final = re.compile(r"Server Side Encryption|SSE-C|customer.provided encryption", re.IGNORECASE)
+"""How S3 says, with the code InvalidRequest, that an object needs the key that it was stored with."""
+
+_MAX_SAID: Final = 300
+"""Of a foreign message, what a line of a log bears."""
 
 
-def error_of(status: int, code: str, message: str = "", request_id: str = "") -> StoreError:
-    """What an HTTP answer means. ``code`` is S3's own (``SlowDown``), empty where there was none."""
-    said = " ".join(part for part in (str(status) if status else "", code, message and f"({message})") if part)
+def error_of(
+    status: int,
+    code: str,
+    message: str = "",
+    request_id: str = "",
+    *,
+    region: str = "",
+    store_time: float | None = None,
+) -> StoreError:
+    """What an HTTP answer means. ``code`` is S3's own (``SlowDown``), empty where there was none; ``region`` is the
+    bucket's, where the answer names it."""
+    said = " ".join(part for part in (str(status) if status else "", code) if part) or "no answer"
+    if region and (status in (301, 302, 307, 400) or code in ("AuthorizationHeaderMalformed", "PermanentRedirect")):
+        return WrongRegion(f"{said}: the bucket is in region {region}", region=region, request_id=request_id)
+    if status == 400 and code == "InvalidRequest" and _SSE_C.search(message):
+        return Denied(
+            f"{said}: the object is encrypted with a customer's key (SSE-C); --sse-c-key-file names it",
+            request_id=request_id,
+        )
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
     if kind is None:
         kind = StoreUnavailable if status == 0 or status >= 500 else StoreError
-    return kind(said or "no answer", request_id=request_id)
+    if kind is KeysRefused:
+        return KeysRefused(said, request_id=request_id, store_time=store_time)
+    return kind(said, request_id=request_id)
 
 
 def from_botocore(error: Exception) -> StoreError:
     """What an exception of the control plane means."""
     if isinstance(error, botocore.exceptions.ClientError):
-        answer = error.response
-        metadata = answer.get("ResponseMetadata", {})
-        code = str(answer.get("Error", {}).get("Code", ""))
-        status = int(metadata.get("HTTPStatusCode", 0))
-        headers = metadata.get("HTTPHeaders", {})
-        if status in (301, 307, 400) and (region := headers.get("x-amz-bucket-region")):
-            return StoreError(f"the bucket is in region {region}; mount with --region {region}")
-        if code.isdigit():
-            code = ""  # HEAD has no body, and botocore puts the status there
-        return error_of(status, code, request_id=str(metadata.get("RequestId", "")))
-    if isinstance(error, _CREDENTIAL_ERRORS):
-        return Denied("no usable credentials were found")
+        return _from_answer(error.response)
+    if isinstance(error, StoreError):
+        return error  # the keyring's own, on its way through botocore's signer
     if isinstance(error, botocore.exceptions.ParamValidationError):
         return StoreError("the request is not one that S3 takes")
-    if isinstance(error, botocore.exceptions.BotoCoreError):
-        # Network trouble of many kinds, and answers that cannot be parsed.
-        return StoreUnavailable(type(error).__name__)
-    return StoreUnavailable(f"{type(error).__name__} in the connection to the store")
+    return _from_connection(error)
+
+
+def _from_answer(answer: Mapping[str, object]) -> StoreError:
+    """botocore's reading of an answer that is an error."""
+    metadata = _mapping(answer.get("ResponseMetadata"))
+    told = _mapping(answer.get("Error"))
+    headers = {str(name).lower(): str(value) for name, value in _mapping(metadata.get("HTTPHeaders")).items()}
+    code = str(told.get("Code", ""))
+    status = metadata.get("HTTPStatusCode", 0)
+    if code.isdigit():
+        code = ""  # HEAD has no body, and botocore puts the status there
+    return error_of(
+        status if isinstance(status, int) else 0,
+        code,
+        str(told.get("Message", "")),
+        str(metadata.get("RequestId", "")),
+        region=_region(headers.get("x-amz-bucket-region") or str(told.get("Region", ""))),
+        store_time=_time(headers.get("date", "")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _region(text: str) -> str:
+    return text if re.fullmatch(r"[a-z0-9-]{2,40}", text) else ""
+
+
+def _time(text: str) -> float | None:
+    """Unix seconds of an HTTP date, or of one as S3 writes it in XML."""
+    with suppress(ValueError, TypeError):
+        return parsedate_to_datetime(text).timestamp()
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    return None
+
+
+def _from_connection(error: BaseException) -> StoreError:
+    """No answer came. The reason lies somewhere in the chain of causes."""
+    for cause in _causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return Untrusted(f"the server's certificate is not trusted: {cause.verify_message or cause.reason}")
+            case ssl.SSLError() if cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"):
+                return Untrusted("the server does not speak TLS; an endpoint URL with http:// would reach it")
+            case ssl.SSLError():
+                return StoreUnavailable(f"TLS failed: {cause.reason or type(cause).__name__}")
+            case socket.gaierror():
+                return StoreUnavailable(f"the host's name cannot be resolved: {cause.strerror}")
+            case OSError() if cause.strerror:
+                return StoreUnavailable(f"no connection: {cause.strerror}")
+    name = type(error).__name__
+    # Network trouble of many kinds, and answers that cannot be parsed.
+    return StoreUnavailable(_READABLE.get(name, f"{name} in the connection to the store"))
+
+
+_READABLE: Final = {
+    "ConnectTimeoutError": "no connection within the time for it",
+    "ReadTimeoutError": "no answer within the time for it",
+    "ProxyConnectionError": "the proxy cannot be reached, or refuses",
+    "EndpointConnectionError": "no connection to the store",
+}
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """What an error goes back to: its causes, its context, and what botocore wraps as an argument."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        at = left.pop(0)
+        if at is None or id(at) in seen:
+            continue
+        seen.add(id(at))
+        yield at
+        wrapped = getattr(at, "kwargs", None)
+        inner = wrapped.get("error") if isinstance(wrapped, dict) else None
+        left += [at.__cause__, inner if isinstance(inner, BaseException) else None, at.__context__]
+        if isinstance(at, BaseExceptionGroup):
+            left += at.exceptions
+
+
+# Sources of credentials
+
+
+def from_source(error: Exception) -> StoreError:
+    """What botocore's chain raised: StoreUnavailable where asking again may help, else Denied with the reason."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        operation = getattr(error, "operation_name", "")
+        told = _mapping(error.response.get("Error"))
+        status = _mapping(error.response.get("ResponseMetadata")).get("HTTPStatusCode", 0)
+        code = str(told.get("Code", ""))
+        text = f"{operation} was answered {status} {code}".rstrip()
+        kind = _BY_CODE.get(code) or _BY_STATUS.get(status if isinstance(status, int) else 0)
+        if kind in (Throttled, StoreUnavailable) or (isinstance(status, int) and status >= 500):
+            return StoreUnavailable(f"credentials: {text}")
+        return Denied(_credentials(f"{text}: {_said(str(told.get('Message', '')))}"))
+    if isinstance(error, _LATER):
+        found = _from_connection(error)
+        return found if isinstance(found, Untrusted) else StoreUnavailable(f"credentials: {found}")
+    if isinstance(error, botocore.exceptions.CredentialRetrievalError):
+        provider = str(error.kwargs.get("provider", ""))
+        text = _credentials(f"{provider}: {_said(str(error.kwargs.get('error_msg', '')))}")
+        return StoreUnavailable(text) if provider in _SERVERS else Denied(text)
+    return Denied(_credentials(_said(str(error)) or type(error).__name__))
+
+
+_LATER: Final = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.MetadataRetrievalError,
+    botocore.exceptions.IncompleteReadError,
+)
+
+_SERVERS: Final = ("container-role", "iam-role")
+"""Sources that are servers of the machine's own: what they refuse now, they may give in a moment."""
+
+
+def _credentials(text: str) -> str:
+    return f"no usable credentials: {text}"
+
+
+def _said(text: str) -> str:
+    """A foreign message, without what may be a secret in it, in one line."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = re.sub(r"(?i)(secret|token|password|signature|authorization)\w*(['\"]?\s*[=:]\s*)\S+", r"\1\2***", line)
+    line = re.sub(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|[A-Za-z0-9/+=]{40,}", "***", line)
+    return line[:_MAX_SAID]
 
 
 # obstore tells 503, a reset and a cut body apart only in its text; this is what that text looks like (0.12).
 _OBSTORE_STATUS: Final = re.compile(r"Server returned non-2xx status code: (\d{3})")
 _OBSTORE_CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_OBSTORE_MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})")
+_OBSTORE_REGION: Final = re.compile(r"<Region>([a-z0-9-]{2,40})</Region>")
+_OBSTORE_TIME: Final = re.compile(r"<ServerTime>([0-9TZ:.+-]{10,40})</ServerTime>")
 _OBSTORE_REQUEST_ID: Final = re.compile(r"<RequestId>([A-Za-z0-9+/=-]{1,128})</RequestId>")
 _OBSTORE_KIND: Final = re.compile(r"kind: (Connect|Timeout|Interrupted|Request|Decode|Unknown)")
+_OBSTORE_CERTIFICATE: Final = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
+_OBSTORE_UNSUITED: Final = {
+    "NotPartial": "answers a range with status 200",
+    "ParseContentRange": "gives a Content-Range that does not tell the object's size",
+    "MissingContentLength": "does not tell how long its answers are",
+}
 
 
 def from_obstore(error: Exception) -> StoreError:
     """What an exception of the data plane means."""
     text = str(error)
     status = _OBSTORE_STATUS.search(text)
-    code = _OBSTORE_CODE.search(text)
-    request_id = _OBSTORE_REQUEST_ID.search(text)
     if status is not None:
-        return error_of(int(status[1]), code[1] if code else "", request_id=request_id[1] if request_id else "")
+        # Behind the status stands what the store said; before it the key, which may look like that.
+        said = text[status.end() :]
+
+        def found(pattern: re.Pattern[str]) -> str:
+            match = pattern.search(said)
+            return match[1] if match else ""
+
+        return error_of(
+            int(status[1]),
+            found(_OBSTORE_CODE),
+            found(_OBSTORE_MESSAGE),
+            found(_OBSTORE_REQUEST_ID),
+            region=found(_OBSTORE_REGION),
+            store_time=_time(found(_OBSTORE_TIME)),
+        )
     if isinstance(error, FileNotFoundError):
         return NotFound("404")
     if isinstance(error, obstore.exceptions.PreconditionError):
         return ObjectChanged("412")
     if isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError):
         return Denied("403")
+    for sign, meaning in _OBSTORE_UNSUITED.items():
+        if f"source: {sign}" in text:
+            return Unsuited(f"the store {meaning}")
     if "BareRedirect" in text:
         return StoreError("the store redirects elsewhere; mount with the bucket's --region")
+    certificate = _OBSTORE_CERTIFICATE.search(text)
+    if certificate is not None:
+        if certificate[1] == "CaUsedAsEndEntity":
+            return Unsuited("the server's certificate is that of an authority, not of a server")
+        return Untrusted(f"the server's certificate is not trusted: {certificate[1]}")
     kind = _OBSTORE_KIND.search(text)
     return StoreUnavailable(f"{kind[1] if kind else 'trouble'} in the connection to the store")

@@ -1,23 +1,46 @@
-"""S3 as an ObjectStore: HEAD and LIST by the control plane, data by the data plane. Counts requests."""
+"""S3 as an ObjectStore: HEAD and LIST by the control plane, data by the data plane. Counts requests.
+
+Owns what both planes share in a request: the keys that it is signed with, what is done when the store refuses them, and
+which plane makes a GET.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
 
-from s3stream_fs.errors import StoreError, Throttled
+from s3stream_fs.errors import KeysRefused, ObjectChanged, StoreError, Throttled
 from s3stream_fs.store import Deliver
-from s3stream_fs.store.s3.config import S3Config
+from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.control import ControlPlane, open_control_plane
-from s3stream_fs.store.s3.data import DataPlane
-from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.store.s3.credentials import Chain, CredentialStatistics, Keyring, Keys
+from s3stream_fs.store.s3.data import DataPlane, signs
+from s3stream_fs.store.s3.etags import time_of, version_of
+from s3stream_fs.store.s3.faults import Unsuited
+from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_UNSUITED: Final = 3
+"""So many answers in a row that obstore cannot take, and the control plane can, are no accident."""
+
+_SKEW_SECONDS: Final = 60.0
+"""A clock that is off by less is not what a store refuses; Amazon bears 15 minutes."""
+
+
+_EXAMINATIONS: Final = 3
+"""Of objects that seem to have changed, so many are looked at closely; what a store does, it does to the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class S3Statistics:
-    """Requests sent, by kind, retries included; what came back; and what is under way."""
+    """Requests sent, by kind, retries included; what came back; what is under way; how the store is reached."""
 
     heads: int
     lists: int
@@ -26,18 +49,36 @@ class S3Statistics:
     errors: int
     throttled: int
     in_flight: int
+    store: str
+    region: str
+    gets_by: str
+    credentials: CredentialStatistics | None
 
 
 class S3Store:
-    """One bucket of one S3."""
+    """One bucket of one S3. ``data`` is None where obstore cannot sign what the bucket takes."""
 
-    def __init__(self, control: ControlPlane, data: DataPlane | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        control: ControlPlane,
+        data: DataPlane | None,
+        keyring: Keyring | None,
+        chain: Chain | None,
+    ) -> None:
+        self.connection = connection
         self._control = control
         self._data = data
+        self._keyring = keyring
+        self._chain = chain
         self._heads = 0
         self._gets = 0
         self._nbytes_received = 0
         self._counting = _Counting()
+        self._by_time = False
+        """ETags of listings are not those of objects, so that versions are known by LastModified and size."""
+        self._examinations = 0
+        self._unsuited = 0
 
     @property
     def lists_any_prefix(self) -> bool:
@@ -46,19 +87,22 @@ class S3Store:
     async def head(self, key: str) -> ObjectInfo:
         self._heads += 1
         with self._counting:
-            return await self._control.head(key)
+            return self._identified(await self._signed(lambda _: self._control.head(key)))
 
     async def list_page(
         self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
     ) -> ListPage:
         with self._counting:
-            return await self._control.list_page(prefix, token, after, limit, flat=flat)
+            page = await self._signed(lambda _: self._control.list_page(prefix, token, after, limit, flat=flat))
+        if not self._by_time:
+            return page
+        return ListPage(tuple([self._identified(info) for info in page.objects]), page.prefixes, page.next_token)
 
     async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
         """The first bytes of an object of which nothing but its name is known, and by that what it is: no HEAD."""
         self._gets += 1
         with self._counting:
-            object_id, data = await self._control.get_start(key, limit)
+            object_id, data = await self._signed(lambda _: self._control.get_start(key, limit))
         self._nbytes_received += len(data)
         return object_id, data
 
@@ -67,10 +111,31 @@ class S3Store:
             self._nbytes_received += len(piece)
             deliver(piece)
 
-        self._gets += 1
-        plane = self._data if self._data is not None and _data_plane_takes(object_id.key) else self._control
+        async def get(keys: Keys | None) -> None:
+            data = self._data
+            if data is not None and _data_plane_takes(object_id.key):
+                try:
+                    self._gets += 1
+                    await data.get_range(object_id, byte_range, counted, keys)
+                    self._unsuited = 0
+                    return
+                except Unsuited as error:
+                    unsuited = str(error)
+            else:
+                unsuited = ""
+            self._gets += 1
+            await self._control.get_range(object_id, byte_range, counted)
+            if unsuited:
+                self._unsuited += 1
+                if self._unsuited >= _UNSUITED:
+                    self._without_data_plane(unsuited)
+
         with self._counting:
-            await plane.get_range(object_id, byte_range, counted)
+            try:
+                await self._signed(get)
+            except ObjectChanged:
+                await self._examine(object_id)
+                raise
 
     def statistics(self) -> S3Statistics:
         return S3Statistics(
@@ -81,7 +146,80 @@ class S3Store:
             errors=self._counting.errors,
             throttled=self._counting.throttled,
             in_flight=self._counting.in_flight,
+            store=self.connection.store_name,
+            region=self.connection.region,
+            gets_by="obstore" if self._data is not None else "botocore",
+            credentials=None if self._keyring is None else self._keyring.statistics(),
         )
+
+    async def _signed(self, request: Callable[[Keys | None], Awaitable[T]]) -> T:
+        """Make a request; where the store refuses the keys themselves, once more with others, if there are others."""
+        if self._keyring is None:
+            return await request(None)
+        keys = await self._keyring.get()
+        try:
+            return await request(keys)
+        except KeysRefused as error:
+            if error.store_time is not None and "RequestTimeTooSkewed" in str(error):
+                if not self._correct_clock(error.store_time):
+                    raise
+            elif await self._keyring.renew(keys):
+                log.info("the store refused the credentials (%s); they were found anew", error)
+            else:
+                raise
+        return await request(await self._keyring.get())
+
+    async def _examine(self, object_id: ObjectId) -> None:
+        """An object seems to have changed: or has the store one ETag in its listings, and another one for reading?"""
+        if self._by_time or self._examinations >= _EXAMINATIONS or time_of(object_id.etag) is not None:
+            return
+        self._examinations += 1
+        key = object_id.key
+        try:
+            page = await self.list_page(key, limit=1, flat=True)
+            listed = next((info for info in page.objects if info.id == object_id), None)
+            if listed is None:
+                return  # it has changed
+            known = await self.head(key)
+        except StoreError:
+            return
+        if (known.id.size, known.mtime_ns // NANOSECONDS) != (listed.id.size, listed.mtime_ns // NANOSECONDS):
+            return
+        self._by_time = True
+        log.warning(
+            "the store lists other ETags than it reads by (%r has %r and %r): versions go by LastModified and size",
+            key,
+            listed.id.etag,
+            known.id.etag,
+        )
+
+    def _identified(self, info: ObjectInfo) -> ObjectInfo:
+        if not self._by_time:
+            return info
+        return info._replace(id=info.id._replace(etag=version_of("", info.mtime_ns)))
+
+    def _correct_clock(self, store_time: float) -> bool:
+        """Date what is signed by the store's clock. Whether that is news."""
+        skew = store_time - datetime.now(UTC).timestamp()
+        if abs(skew - self._control.skew.total_seconds()) < _SKEW_SECONDS:
+            return False
+        self._control.skew = timedelta(seconds=skew)
+        if self._chain is not None:
+            self._chain.skew = self._control.skew
+        log.warning(
+            "this machine's clock is %s by %.0f s, so that the store refuses what it signs: requests are dated by the"
+            " store's clock; set the machine's",
+            "behind" if skew > 0 else "ahead",
+            abs(skew),
+        )
+        self._without_data_plane("the clock of this machine is wrong, and obstore cannot be told the time")
+        return True
+
+    def _without_data_plane(self, reason: str) -> None:
+        """From now on GETs go the slower way, which has just been seen to work."""
+        if self._data is not None:
+            self._data = None
+            log.warning("%s: data is fetched through botocore, which takes about ten times the CPU", reason)
 
 
 class _Counting:
@@ -105,18 +243,14 @@ class _Counting:
 
 
 @asynccontextmanager
-async def open_s3(config: S3Config) -> AsyncIterator[S3Store]:
-    """The bucket, for the time of the context. Sends the store no request. Raises UsageError and StoreError."""
-    async with open_control_plane(config) as control:
-        if config.bucket.startswith("arn:") or (config.directory_bucket and config.endpoint_url is None):
-            # obstore knows no access points by ARN, nor the zonal endpoints of directory buckets; botocore does.
-            yield S3Store(control, None)
-            return
-        endpoint = control.endpoint_url
-        if config.virtual_hosted:
-            parts = urlsplit(endpoint)
-            endpoint = parts._replace(netloc=f"{config.bucket}.{parts.netloc}").geturl()
-        yield S3Store(control, DataPlane(config, endpoint, control.region, control.credentials))
+async def open_s3(connection: Connection) -> AsyncIterator[S3Store]:
+    """The bucket as ``connection`` says, for the time of the context. Sends the store no request. Raises UsageError."""
+    config, address = connection.config, connection.address
+    chain = None if config.anonymous else Chain(config.profile, config.ca_bundle)
+    keyring = None if chain is None else Keyring(chain)
+    async with open_control_plane(connection, keyring) as control:
+        data = DataPlane(connection) if signs(address.scheme, address.service) else None
+        yield S3Store(connection, control, data, keyring, chain)
 
 
 def _data_plane_takes(key: str) -> bool:

@@ -1,0 +1,66 @@
+"""The control plane's HTTP: aiobotocore's httpx session, with request targets as servers expect them.
+
+aiobotocore hands httpx the whole URL as the request's target, so that no key is normalised on the way. Sent like that
+(``GET http://host/key``, RFC 9112's absolute form) it is meant for proxies, and two servers in five refuse it. Here the
+target is the path and the query, as they were signed; a forward proxy gets the absolute form, which httpcore makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httpx2
+from aiobotocore.httpxsession import HttpxSession
+
+_TARGETS: Final = ("target", "aiobotocore_raw_proxy_target")
+"""Under which of a request's extensions aiobotocore leaves the whole URL: for servers, and for proxies."""
+
+
+class OriginFormSession(HttpxSession):  # type: ignore[misc]
+    """Made by aiobotocore, for one client, with the SSL context that its configuration holds."""
+
+    def _make_async_client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            timeout=self._timeout,
+            transport=_Transport(verify=self._verify, limits=self._limits),
+            mounts={
+                f"{scheme}://": _Transport(
+                    verify=self._verify,
+                    limits=self._limits,
+                    proxy=httpx2.Proxy(
+                        url=proxy,
+                        headers=self._proxy_config.proxy_headers_for(proxy) or None,
+                        ssl_context=self._proxy_ssl_contexts.get(proxy),
+                    ),
+                )
+                for scheme, proxy in self._proxy_urls.items()
+            },
+            trust_env=False,  # the Connection has decided already
+        )
+
+
+class _Transport(httpx2.AsyncHTTPTransport):
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        for name in _TARGETS:
+            target = request.extensions.pop(name, None)
+            if target is not None:
+                request.url = _RawURL(request.url, target)
+        return await super().handle_async_request(request)
+
+
+class _RawURL(httpx2.URL):
+    """A URL whose path and query are sent byte for byte as they were given."""
+
+    def __init__(self, url: httpx2.URL, target: bytes) -> None:
+        super().__init__(url)
+        _, _, rest = target.partition(b"://")
+        self._raw = rest[rest.find(b"/") :] if b"/" in rest else b"/"
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._raw
+
+
+def connector(context: Any) -> dict[str, Any]:
+    """What aiobotocore's configuration takes for a session whose TLS is ``context``'s."""
+    return {"ssl_context": context}
