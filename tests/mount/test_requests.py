@@ -28,7 +28,7 @@ def mount(server: S3Server, mounted: Mounted) -> Mount:
     mount = mounted(server, "bucket")
     assert server.count("HEAD") <= 1
     assert server.count("LIST") <= 1
-    assert server.count("GET") == 0
+    assert server.count("GET") <= 1  # one byte, which shows that what is listed can be read
     server.clear()
     return mount
 

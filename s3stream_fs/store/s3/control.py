@@ -23,7 +23,7 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 
-from s3stream_fs.errors import ObjectChanged, StoreUnavailable, UsageError
+from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.s3.conditions import conditions, is_version
 from s3stream_fs.store.s3.connection import Connection
@@ -41,6 +41,9 @@ _READ_SECONDS: Final = 20
 """A page of 1,000 keys takes 0.1 s; without a byte for this long the connection is taken for dead."""
 _CONNECTIONS: Final = 64
 """Listings and lookups at once."""
+
+_PIECE_NBYTES: Final = 64 * 1024
+"""In such pieces a body comes of which nobody says how long it is."""
 
 _UNPARSED: Final = "Unparsed"
 """Under which name a listing's body is found beside what botocore makes of an answer."""
@@ -105,7 +108,7 @@ class ControlPlane:
         answer = await self._call("get_object", Key=object_id.key, Range=span, **given, **self._objects)
         async with answer["Body"] as stream:  # leaving it ends the connection, where the body is not wanted
             self._check(object_id, byte_range, answer)
-            body = await _read(stream, len(byte_range))
+            body = await _read(stream, answer.get("ContentLength"), len(byte_range))
         deliver(memoryview(body))
 
     @staticmethod
@@ -117,9 +120,12 @@ class ControlPlane:
             raise ObjectChanged("the object is another version now")
         told = re.fullmatch(r"bytes ([0-9]{1,16})-([0-9]{1,16})/([0-9]{1,16}|\*)", answer.get("ContentRange") or "")
         if told is None:
-            # RFC 9110 lets a server ignore a range; of use is that only where it is all there is.
-            if answer["ResponseMetadata"]["HTTPStatusCode"] != 200 or answer.get("ContentLength") != object_id.size:
+            metadata = answer["ResponseMetadata"]
+            if metadata["HTTPStatusCode"] != 200:
                 raise StoreUnavailable("the store answers with another range than was asked for")
+            if "x-goog-stored-content-encoding" in metadata.get("HTTPHeaders", {}) and "ContentLength" not in answer:
+                raise StoreError("the store decompresses the object on its way, so that its bytes are not those listed")
+            # RFC 9110 lets a server ignore a range; of use is that only where it is all there is.
             if len(span) != object_id.size:
                 raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
             return
@@ -139,7 +145,7 @@ class ControlPlane:
             if told is None and size is not None and size > limit:
                 raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
             info = checked_info(key, answer.get("ETag", ""), size, answer.get("LastModified"), "STANDARD", False)
-            return info.id, await _read(stream, min(limit, info.id.size))
+            return info.id, await _read(stream, answer.get("ContentLength"), min(limit, info.id.size))
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
         try:
@@ -180,13 +186,25 @@ class _Signing(AioCredentials):  # type: ignore[misc]
         return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token)
 
 
-async def _read(stream: Any, nbytes: int) -> bytes:
+async def _read(stream: Any, told_nbytes: object, nbytes: int) -> bytes:
+    """A body of just so many bytes; of one that is longer no more is read than shows it. Raises StoreUnavailable."""
     try:
-        body: bytes = await stream.read()
+        if told_nbytes == nbytes:
+            body: bytes = await stream.read()
+        else:
+            pieces, left = [], nbytes + 1
+            if told_nbytes is None:
+                async for piece in stream.iter_chunks(_PIECE_NBYTES):
+                    pieces.append(piece[:left])
+                    left -= len(pieces[-1])
+                    if not left:
+                        break
+            body = b"".join(pieces)
     except Exception as error:
         raise from_botocore(error) from None
     if len(body) != nbytes:
-        raise StoreUnavailable(f"the body has {len(body)} bytes instead of {nbytes}")
+        shown = told_nbytes if told_nbytes is not None else f"more than {nbytes}" if len(body) > nbytes else len(body)
+        raise StoreUnavailable(f"the body has {shown} bytes instead of {nbytes}")
     return body
 
 
