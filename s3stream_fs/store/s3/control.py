@@ -42,6 +42,9 @@ _READ_SECONDS: Final = 20
 _CONNECTIONS: Final = 64
 """Listings and lookups at once."""
 
+_GETS: Final = 48
+"""GETs at once, of those connections: more would be told that there is none, and listings have to find one too."""
+
 _PIECE_NBYTES: Final = 64 * 1024
 """In such pieces a body comes of which nobody says how long it is."""
 
@@ -72,6 +75,7 @@ class ControlPlane:
         """Requests sent."""
         self.skew = timedelta()
         """How far this machine's clock is behind the store's; what is signed is dated by the store's."""
+        self._gets = trio.CapacityLimiter(_GETS)
         self._lister = Lister(
             self._list,
             spelling=Spelling.FORM if connection.address.amazon else None,
@@ -105,10 +109,11 @@ class ControlPlane:
         span = f"bytes={byte_range.start}-{byte_range.stop - 1}"
         etag, since = conditions(object_id.etag)
         given = ({"IfMatch": etag} if etag else {}) | ({"IfUnmodifiedSince": since} if since else {})
-        answer = await self._call("get_object", Key=object_id.key, Range=span, **given, **self._objects)
-        async with answer["Body"] as stream:  # leaving it ends the connection, where the body is not wanted
-            self._check(object_id, byte_range, answer)
-            body = await _read(stream, answer.get("ContentLength"), len(byte_range))
+        async with self._gets:
+            answer = await self._call("get_object", Key=object_id.key, Range=span, **given, **self._objects)
+            async with answer["Body"] as stream:  # leaving it ends the connection, where the body is not wanted
+                self._check(object_id, byte_range, answer)
+                body = await _read(stream, answer.get("ContentLength"), len(byte_range))
         deliver(memoryview(body))
 
     @staticmethod
