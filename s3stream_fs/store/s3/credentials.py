@@ -69,10 +69,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class CredentialStatistics:
-    """``seconds_left`` is None for keys without an end, and where there are none."""
+    """``seconds_left`` is None for keys without an end, and where there are none; ``asking``: for others, just now."""
 
     source: str
     seconds_left: float | None
+    asking: bool
     renewals: int
     failures: int
     failure: str
@@ -125,6 +126,7 @@ class Keyring:
         return CredentialStatistics(
             "" if keys is None else keys.source,
             left,
+            self._loading is not None,
             self._renewals,
             self._failures,
             "" if self._failure is None else str(self._failure),

@@ -1,0 +1,194 @@
+"""The keys that requests are signed with: when they are asked for anew, and what a source in trouble does to whom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from s3stream_fs.errors import Denied, StoreError, StoreUnavailable
+from s3stream_fs.store.s3.credentials import Found, Keyring, Keys
+
+
+class Source:
+    """Gives ``key-1``, ``key-2``, ..., each good for ``seconds``, unless it is to ``fail``, or to wait for ``gate``."""
+
+    def __init__(self, seconds: float | None = 3600.0) -> None:
+        self.seconds = seconds
+        self.fail: StoreError | None = None
+        self.gate: threading.Event | None = None
+        self.asked = 0
+        self.number: int | None = None
+
+    def __call__(self) -> Found:
+        self.asked += 1
+        asked = self.asked
+        if self.gate is not None:
+            self.gate.wait(30)
+        if self.fail is not None:
+            raise self.fail.again()
+        return Found(f"key-{self.number or asked}", "secret", None, "test", self.seconds)
+
+
+def run(case: Callable[[MockClock], object]) -> None:
+    clock = MockClock()
+    trio.run(case, clock, clock=clock)
+
+
+async def answered_if_asked(keyring: Keyring) -> None:
+    """Wait until the source, where it is being asked, has answered."""
+    while keyring.statistics().asking:
+        await trio.lowlevel.checkpoint()
+
+
+def test_keys_are_renewed_in_good_time_and_nobody_waits() -> None:
+    source = Source()
+    source.gate = threading.Event()
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        source.gate.set()
+        first = await keyring.get()
+        assert await keyring.get() is first
+        assert source.asked == 1
+        clock.jump(3600 - 15 * 60 - 1)
+        assert await keyring.get() is first
+        assert source.asked == 1
+        source.gate = threading.Event()
+        clock.jump(2)
+        # The source is asked, and while it has not answered the old keys do.
+        for _ in range(10):
+            assert await keyring.get() is first
+        source.gate.set()
+        await answered_if_asked(keyring)
+        assert (await keyring.get()).access_key == "key-2"
+        assert source.asked == 2
+
+    run(case)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 240.0])
+def test_keys_with_little_time_left_are_used_until_their_end(seconds: float) -> None:
+    source = Source(seconds)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        clock.jump(seconds * 0.6)
+        assert await keyring.get() is first
+        assert source.asked == 1
+        source.fail = StoreUnavailable("down")
+        clock.jump(seconds * 0.2)
+        for _ in range(5):
+            assert await keyring.get() is first
+        clock.jump(seconds * 0.19)
+        assert await keyring.get() is first
+
+    run(case)
+
+
+def test_a_source_that_fails_is_asked_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(600.0)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        source.fail = StoreUnavailable("STS is down")
+        clock.jump(450)
+        for _ in range(28):
+            clock.jump(5)
+            assert await keyring.get() is first
+            await answered_if_asked(keyring)
+        assert 5 <= keyring.statistics().failures < 20
+        source.fail = None
+        clock.jump(100)
+        assert (await keyring.get()).access_key != first.access_key
+
+    with caplog.at_level(logging.INFO):
+        run(case)
+    told = [record.message for record in caplog.records if record.name.endswith("credentials")]
+    assert [line for line in told if "STS is down" in line] == told[:1]
+    assert "are used for" in told[0]
+    assert "answers again" in told[-1]
+    assert "key-" not in caplog.text
+
+
+def test_without_keys_a_source_that_fails_is_an_error_and_is_asked_again() -> None:
+    source = Source()
+
+    async def case(_: MockClock) -> None:
+        keyring = Keyring(source)
+        source.fail = Denied("no usable credentials: log in")
+        with pytest.raises(Denied, match="log in"):
+            await keyring.get()
+        source.fail = None
+        assert (await keyring.get()).access_key == "key-2"
+
+    run(case)
+
+
+def test_refused_keys_are_asked_for_once_by_all_and_not_in_a_storm() -> None:
+    source = Source(None)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        found: list[bool] = []
+
+        async def refused(keys: Keys) -> None:
+            found.append(await keyring.renew(keys))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(refused, first)
+        assert found == [True] * 50
+        assert source.asked == 2
+        # Who comes late with the old keys is given the new ones.
+        assert await keyring.renew(first)
+        assert source.asked == 2
+        # Those are refused too, and the source has no others.
+        source.number = 2
+        second = await keyring.get()
+        clock.jump(10)
+        for _ in range(20):
+            assert not await keyring.renew(second)
+        assert source.asked == 3
+        clock.jump(10)
+        source.number = None
+        assert await keyring.renew(second)
+
+    run(case)
+
+
+def test_a_source_that_hangs_holds_nobody_for_long() -> None:
+    source = Source(600.0)
+
+    async def case(clock: MockClock) -> None:
+        clock.autojump_threshold = 0
+        keyring = Keyring(source)
+        gate = source.gate = threading.Event()
+        try:
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await keyring.get()
+            assert trio.current_time() < 60
+            # Another thread asks, and the first one's answer, should it come, counts as well.
+            source.gate = None
+            clock.autojump_threshold = math.inf
+            assert (await keyring.get()).access_key == "key-2"
+        finally:
+            gate.set()
+
+    run(case)
+
+
+def test_keys_are_not_shown() -> None:
+    found = Found("AKIA1", "hidden", "hidden", "env", None)
+    keys = Keys("AKIA1", "hidden", "hidden", "env")
+    for shown in (repr(found), repr(keys)):
+        assert "hidden" not in shown
+        assert "AKIA1" not in shown
