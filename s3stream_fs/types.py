@@ -75,6 +75,11 @@ class ObjectId(NamedTuple):
     size: int
 
     @property
+    def has_etag(self) -> bool:
+        """Whether ``etag`` is one that the store gave."""
+        return self.etag[:1] not in ("", "@")
+
+    @property
     def whole(self) -> ByteRange:
         """All bytes of the object. Raises ValueError for an empty object, which has none."""
         return ByteRange(0, self.size)

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode
 from xml.sax.saxutils import escape
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -23,14 +23,11 @@ def listings(ask: Callable[[Query], Query | tuple[str, str]], answer: Callable[[
     def layer(app: App) -> App:
         def odd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
-            if environ["REQUEST_METHOD"] != "GET" or not {"prefix", "max-keys"} & query.keys():
+            if not _is_list(environ, query):
                 return app(environ, start_response)
             asked = ask(dict(query))
             if isinstance(asked, tuple):
-                status, code = asked
-                body = f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
-                start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
-                return [body]
+                return _refused(*asked, start_response)
             environ["QUERY_STRING"] = urlencode(asked, quote_via=quote)
             environ.pop("RAW_URI", None)
             environ.pop("REQUEST_URI", None)
@@ -43,6 +40,16 @@ def listings(ask: Callable[[Query], Query | tuple[str, str]], answer: Callable[[
         return odd
 
     return layer
+
+
+def _is_list(environ: dict[str, Any], query: Query) -> bool:
+    return bool(environ["REQUEST_METHOD"] == "GET" and {"prefix", "max-keys"} & query.keys())
+
+
+def _refused(status: str, code: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    body = f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
+    start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
+    return [body]
 
 
 def first_version(refusal: tuple[str, str] | None = None, *, next_marker: bool = True, skips: bool = True) -> Layer:
@@ -87,6 +94,75 @@ def spelled(
         return text if announced else text.replace("<EncodingType>url</EncodingType>", "")
 
     return listings(lambda query: query, answer)
+
+
+def seaweedfs(name: str) -> str:
+    """A key as SeaweedFS writes it: the last part as in a form, and what is before it otherwise."""
+    front, slash, last = name.rpartition("/")
+    return quote(front + slash) + quote_plus(last)
+
+
+def refuses(*parameters: str, status: str = "501 Not Implemented", code: str = "NotImplemented") -> Layer:
+    """Knows no LIST with these parameters (of the query) or headers, in lower case."""
+
+    def layer(app: App) -> App:
+        def odd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+            headers = {name.removeprefix("HTTP_").replace("_", "-").lower() for name in environ}
+            if not _is_list(environ, query) or not (query.keys() | headers) & set(parameters):
+                return app(environ, start_response)
+            return _refused(status, code, start_response)
+
+        return odd
+
+    return layer
+
+
+def allows(allowed: Callable[[Query], bool]) -> Layer:
+    """A policy: LIST is denied but for some queries."""
+    return listings(lambda query: query if allowed(query) else ("403 Forbidden", "AccessDenied"), lambda _, text: text)
+
+
+def rewritten(pattern: str, by: str) -> Layer:
+    """Lists with something else in the place of what matches. ETags of other answers go, where those of lists do."""
+    listing = listings(lambda query: query, lambda _, text: re.sub(pattern, by, text, flags=re.DOTALL))
+    if "ETag" not in pattern or by:
+        return listing
+
+    def layer(app: App) -> App:
+        lists = listing(app)
+
+        def odd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            def without(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+                return start_response(status, [pair for pair in headers if pair[0].lower() != "etag"], *more)
+
+            return lists(environ, without)
+
+        return odd
+
+    return layer
+
+
+def pages_without_names(every: int) -> Layer:
+    """Before each page so many others that are empty, each with a token."""
+
+    def ask(query: Query) -> Query | tuple[str, str]:
+        rest = query.get("continuation-token", "0:").partition(":")[2]
+        if rest:
+            query["continuation-token"] = rest
+        else:
+            query.pop("continuation-token", None)
+        return query
+
+    def answer(query: Query, text: str) -> str:
+        done = int(query.get("continuation-token", "0:").partition(":")[0])
+        rest = query.get("continuation-token", "0:").partition(":")[2]
+        if done < every:
+            token = f"<NextContinuationToken>{escape(f'{done + 1}:{rest}')}</NextContinuationToken>"
+            return f"<ListBucketResult><IsTruncated>true</IsTruncated>{token}</ListBucketResult>"
+        return text.replace("<NextContinuationToken>", "<NextContinuationToken>0:")
+
+    return listings(ask, answer)
 
 
 def directory_bucket(*, refuses_start_after: bool = True) -> Layer:

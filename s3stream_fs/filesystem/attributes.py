@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from s3stream_fs.namespace.keys import NAME_MAX
+from s3stream_fs.types import shown_mtime
 
 _ALL_READ = 0o444
 _ALL_READ_AND_SEARCH = 0o555
@@ -61,7 +62,8 @@ class Attributes(NamedTuple):
 def file_attributes(number: int, size: int, mtime_ns: int, archived: bool, config: AttributeConfig) -> Attributes:
     """A file: read-only, its real size, mode 000 while it lies in an archive."""
     permissions = 0 if archived else config.file_mode & _ALL_READ_AND_SEARCH
-    return Attributes(number, stat.S_IFREG | permissions, size, mtime_ns, config.uid, config.gid)
+    # Also what was kept from before is no reason to fail: a kernel's times have no room for all.
+    return Attributes(number, stat.S_IFREG | permissions, size, shown_mtime(mtime_ns), config.uid, config.gid)
 
 
 def directory_attributes(number: int, mtime_ns: int, config: AttributeConfig) -> Attributes:

@@ -17,6 +17,6 @@ def s3_attributes(inode: FileInode | DirectoryInode) -> dict[bytes, bytes]:
     info = inode.info
     return {
         b"user.s3.key": info.id.key.encode(),
-        b"user.s3.etag": info.id.etag.encode(),
+        **({b"user.s3.etag": info.id.etag.encode()} if info.id.has_etag else {}),
         b"user.s3.storage_class": info.storage_class.encode(),
     }

@@ -1,7 +1,8 @@
 """All that lies below a prefix, however deep, in about as few LISTs as it has pages, several of them at a time.
 
 Owns the requests of one such walk. The keys are listed flat, in ranges. A range is cut where a directory is known to
-stand, from a look at what lies ahead, or at a guess where a directory is longer than a page.
+stand, from a look at what lies ahead, or at a guess where a directory is longer than a page. Where the store refuses to
+list flat, each directory is listed by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
-from s3stream_fs.errors import StoreError
+from s3stream_fs.errors import Denied, StoreError
 from s3stream_fs.namespace.scale import Scale
 from s3stream_fs.types import ListPage, ObjectInfo
 
@@ -97,7 +98,12 @@ class Survey:
 
     async def run(self) -> None:
         """Raises StoreError."""
-        page = await self._list(self._prefix, token=None, after="", flat=True)
+        try:
+            page = await self._list(self._prefix, token=None, after="", flat=True)
+        except Denied:
+            # A policy may allow LIST with a delimiter only. If it is not that, this fails in the same way.
+            await self._by_directories()
+            return
         whole = _Range("", None, [])
         self._looks_left = 1.0
         if not _is_ordered(page):
@@ -110,6 +116,31 @@ class Survey:
                 self._start(nursery, whole, page.next_token)
         except* StoreError as errors:
             raise _first(errors) from None
+
+    async def _by_directories(self) -> None:
+        left = [self._prefix]
+        while left:
+            some = left[-_MAX_RANGES:]
+            del left[-_MAX_RANGES:]
+            try:
+                async with trio.open_nursery() as nursery:
+                    for directory in some:
+                        nursery.start_soon(self._list_directory, directory, left)
+            except* StoreError as errors:
+                raise _first(errors) from None
+
+    async def _list_directory(self, directory: str, left: list[str]) -> None:
+        """List a directory. Those in it are ``left`` to be listed."""
+        token = None
+        while True:
+            page = await self._list(directory, token=token, after="", flat=False)
+            self.progress.pages += 1
+            self._count(page.objects)
+            self._take(page.objects)
+            left += page.prefixes
+            token = page.next_token
+            if token is None:
+                return
 
     def _start(self, nursery: trio.Nursery, part: _Range, token: str | None) -> None:
         self._ranges.append(part)
@@ -151,10 +182,13 @@ class Survey:
             if passed:
                 del part.cuts[:passed]
                 self._keys_per_cut += (len(objects) / passed - self._keys_per_cut) / 4
-        self.progress.nobjects += len(objects)
-        self.progress.nbytes += sum(info.id.size for info in objects)
+        self._count(objects)
         self._take(objects)
         return page.next_token is not None and not beyond
+
+    def _count(self, objects: tuple[ObjectInfo, ...]) -> None:
+        self.progress.nobjects += len(objects)
+        self.progress.nbytes += sum(info.id.size for info in objects)
 
     def _spread(self, nursery: trio.Nursery) -> None:
         """Have idle places list what others have before them, as far as that is worth it."""

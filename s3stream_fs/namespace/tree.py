@@ -2,7 +2,7 @@
 
 Owns the single answers that are still fresh. A listing answers for every name of its directory; where there is none,
 one LIST that begins with the name answers for the name alone (in directory buckets, which have no such LIST, a HEAD and
-a LIST).
+a LIST). Where the store refuses that, and lists the directory all the same, the listing is waited for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from cachetools import LRUCache, TTLCache
 from outcome import Outcome, acapture
 
-from s3stream_fs.errors import NotFound, StoreUnavailable
+from s3stream_fs.errors import Denied, NotFound, StoreUnavailable
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.changes import Change, Changes
 from s3stream_fs.namespace.entries import Entry, FileEntry
@@ -107,6 +107,9 @@ class Tree:
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
         self._asked: LRUCache[str, tuple[float, set[bytes]]] = LRUCache(maxsize=1000)
         """Names asked for one by one, by directory, and until when they count."""
+        self._told_by_listings_only: LRUCache[str, None] = LRUCache(maxsize=10_000)
+        """Directories of which the store refuses to tell single names, and gives listings."""
+        self._refusal_reported = False
         self.changes = Changes()
         self._thawed: LRUCache[ObjectId, tuple[bool, float]] = LRUCache(maxsize=10_000)
         """Archived objects that were asked whether they have been restored."""
@@ -185,6 +188,8 @@ class Tree:
 
     async def _answer(self, prefix: str, name: bytes, text: str) -> Answer:
         while True:
+            if prefix in self._told_by_listings_only:
+                return await self._answer_by_listing(prefix, name)
             listing = self._listings.fresh(prefix)
             if listing is None and self._listing_is_due(prefix, name):
                 listing = self.open_listing(prefix)
@@ -216,12 +221,34 @@ class Tree:
         try:
             self._asked_lately(prefix).add(name)
             fresh_until = trio.current_time() + self._ttl_seconds
-            answer = Answer(await self._ask_for(prefix, name, text), fresh_until)
+            try:
+                answer = Answer(await self._ask_for(prefix, name, text), fresh_until)
+            except Denied as refusal:
+                answer = await self._answer_by_listing(prefix, name)
+                self._report_refusal(prefix, refusal)
             self._answers[prefix, name] = answer
             return answer
         finally:
             del self._asking[prefix, name]
             done.set()
+
+    async def _answer_by_listing(self, prefix: str, name: bytes) -> Answer:
+        """What a listing says, however long it takes to come to the name. Raises what the listing fails with."""
+        listing = self._listings.open(prefix)
+        while True:
+            row = listing.find(name)
+            if not isinstance(row, Unknown):
+                return Answer(row, listing.fresh_until)
+            nsettled = len(listing)
+            listing.check(nsettled)
+            await listing.wait_settled(nsettled)
+
+    def _report_refusal(self, prefix: str, refusal: Denied) -> None:
+        """Policies may allow LIST with a delimiter only, or only of some prefixes."""
+        self._told_by_listings_only[prefix] = None
+        if not self._refusal_reported:
+            self._refusal_reported = True
+            log.info("the store tells of no single names, but lists their directories: %s", refusal)
 
     async def _ask_for(self, prefix: str, name: bytes, text: str) -> Row | None:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.

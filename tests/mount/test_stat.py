@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import oddstores
 from mounting import Mount
 from s3server import S3Server
 
@@ -97,6 +99,38 @@ def test_extended_attributes(server: S3Server, mounted: Mounted) -> None:
     assert path.read_bytes() == b"x" * 300_000
     mount.remount()  # flushes the cache
     assert os.getxattr(path, "user.s3stream.cached") == b"300000"
+
+
+def test_times_that_no_file_has(mounted: Mounted) -> None:
+    """Some stores have a year 1 for what they do not know; a directory with such an object is as good as others."""
+    times = {
+        "0001-01-01T00:00:00Z": 0,
+        "1601-01-01T00:00:00.000Z": 0,
+        "1969-12-31T23:59:59.000Z": 0,
+        "2262-04-12T00:00:00.000Z": 9_223_372_036,
+        "9999-12-31T23:59:59.000Z": 9_223_372_036,
+        "99999-12-31T23:59:59.000Z": 0,
+    }
+    keys = {f"d/{number}": when for number, when in enumerate(times)}
+
+    def answer(_: oddstores.Query, text: str) -> str:
+        for key, when in keys.items():
+            key = re.escape(key).replace("/", "(?:/|%2F)")
+            text = re.sub(f"(?<=<Key>)({key}</Key><LastModified>)[^<]*", rf"\g<1>{when}", text)
+        return text
+
+    with S3Server(oddstores.listings(lambda query: query, answer)) as server:
+        server.create_bucket("bucket")
+        for key in (*keys, "d/z"):
+            server.put("bucket", key, key.encode())
+        mount = mounted(server, "bucket")
+        assert (mount.path / "d" / "0").stat().st_mtime == 0  # by itself first
+        assert sorted(os.listdir(mount.path / "d")) == [*(str(number) for number in range(len(keys))), "z"]
+        for key, when in keys.items():
+            status = (mount.path / key).stat()
+            assert [status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns] == [times[when] * 10**9] * 3
+            assert (mount.path / key).read_bytes() == key.encode()
+        assert (mount.path / "d" / "z").stat().st_mtime > 1_700_000_000
 
 
 def test_statfs_never_looks_full(server: S3Server, mounted: Mounted) -> None:

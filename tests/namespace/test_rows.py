@@ -15,6 +15,7 @@ ETAGS = st.one_of(
     st.text("0123456789abcdef", min_size=32, max_size=32),
     st.text("0123456789abcdefAF -", min_size=30, max_size=38),
     st.text(max_size=5),
+    st.integers(1, 9_999_999_999).map("@{}".format),  # of stores without ETags
 )
 CLASSES = st.sampled_from(["STANDARD", "GLACIER", "DEEP_ARCHIVE", "GLACIER_IR", "FROM_NEXT_YEAR", ""])
 FILES = st.tuples(ETAGS, st.integers(0, 1 << 53), st.integers(-(1 << 63), (1 << 63) - 1), CLASSES, st.booleans())

@@ -149,6 +149,29 @@ def test_a_listing_in_no_order_is_listed_page_by_page() -> None:
     assert found == keys
 
 
+@pytest.mark.parametrize("denied", [None, "b/"])
+def test_where_a_flat_listing_is_denied_directories_are_listed(denied: str | None) -> None:
+    fake = MemoryStore(3)
+    keys = [f"{name}/{number}" for name in ("a", "b", "b/c/d", "e") for number in range(5)] + ["f", "g", "a/"]
+    for key in keys:
+        fake.put(key, b"12")
+
+    async def list_page(prefix: str, *, token: str | None, after: str, flat: bool) -> ListPage:
+        if flat or prefix == denied:
+            raise Denied("403")
+        return await fake.list_page(prefix, token=token, after=after)
+
+    found: list[str] = []
+    survey = Survey("", list_page, lambda infos: found.extend(info.id.key for info in infos))
+    if denied is not None:
+        with pytest.raises(Denied):  # never part of it only
+            trio.run(survey.run)
+        return
+    trio.run(survey.run)
+    assert sorted(found) == sorted(keys)
+    assert (survey.progress.nobjects, survey.progress.nbytes) == (len(keys), 2 * len(keys))
+
+
 def test_an_error_ends_it() -> None:
     store = Fast(TREES["folders"])
 

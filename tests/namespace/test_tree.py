@@ -12,18 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.errors import Denied, StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import ListPage
 
 
 def run(
-    case: Callable[[MemoryStore, Tree], Awaitable[None]], *, ttl: float = 60.0, page_limit: int = 1000
+    case: Callable[[MemoryStore, Tree], Awaitable[None]],
+    *,
+    ttl: float = 60.0,
+    page_limit: int = 1000,
+    store: MemoryStore | None = None,
 ) -> MemoryStore:
-    store = MemoryStore(page_limit)
+    store = store or MemoryStore(page_limit)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -371,3 +376,82 @@ def test_what_is_proven_is_not_believed_for_longer_than_the_rest() -> None:
         assert (await tree.lookup("a/", b"b")).entry is None
 
     run(case)
+
+
+async def looked_up(tree: Tree, prefix: str, name: bytes) -> Entry | None:
+    return (await tree.lookup(prefix, name)).entry
+
+
+class PolicyStore(MemoryStore):
+    """Denies LIST but where ``allowed`` says so of a prefix, and of whether it is flat."""
+
+    allowed: Callable[[str, bool], bool] = staticmethod(lambda _prefix, flat: not flat)
+
+    async def list_page(
+        self, prefix: str, *, token: str | None = None, after: str = "", limit: int = 1000, flat: bool = False
+    ) -> ListPage:
+        page = await super().list_page(prefix, token=token, after=after, limit=limit, flat=flat)
+        if not self.allowed(prefix, flat):
+            raise Denied("403 AccessDenied")
+        return page
+
+
+@pytest.mark.parametrize("ttl", [0.0, 60.0])
+def test_where_single_names_are_not_told_the_listing_is(ttl: float, caplog: pytest.LogCaptureFixture) -> None:
+    store = PolicyStore(page_limit=10)
+    for number in range(95):
+        store.put(f"home/david/{number:02}")
+    store.put("home/david/sub/x")
+
+    async def case(_: MemoryStore, tree: Tree) -> None:
+        assert isinstance(await looked_up(tree, "", b"home"), DirectoryEntry)
+        assert isinstance(await looked_up(tree, "home/", b"david"), DirectoryEntry)
+        assert await looked_up(tree, "home/", b"absent") is None
+        # On whatever page it stands.
+        for name in (b"94", b"00", b"sub"):
+            assert await looked_up(tree, "home/david/", name) is not None
+        assert await looked_up(tree, "home/david/", b"95") is None
+        await trio.sleep(100)  # what is known grows old
+        ndenied = len(store.requests)
+        assert await looked_up(tree, "home/david/", b"50") is not None
+        assert ("LIST", "home/david/50") not in store.requests[ndenied:]
+
+    with caplog.at_level(logging.INFO):
+        run(case, ttl=ttl, store=store)
+    assert sum("no single names" in record.message for record in caplog.records) == 1
+    assert sum(request == ("LIST", "home/david/94") for request in store.requests) == 1
+
+
+def test_what_cannot_be_listed_either_is_denied_and_not_remembered() -> None:
+    store = PolicyStore()
+    store.allowed = lambda _prefix, _flat: False
+    store.put("a")
+
+    async def case(_: MemoryStore, tree: Tree) -> None:
+        for _again in range(2):
+            with pytest.raises(Denied):
+                await tree.lookup("", b"a")
+        store.allowed = lambda _prefix, _flat: True
+        store.requests.clear()
+        assert isinstance(await looked_up(tree, "", b"a"), FileEntry)
+        assert store.requests == [("LIST", "a")]
+
+    run(case, store=store)
+
+
+def test_many_who_ask_for_names_that_are_not_told_wait_for_one_listing() -> None:
+    store = PolicyStore(page_limit=10)
+    for number in range(50):
+        store.put(f"d/{number:02}")
+
+    async def case(_: MemoryStore, tree: Tree) -> None:
+        assert await looked_up(tree, "d/", b"00") is not None
+        await trio.sleep(100)
+        store.requests.clear()
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(looked_up, tree, "d/", b"%02d" % number)
+        assert all(prefix == "d/" for _kind, prefix in store.requests)
+        assert len(store.requests) <= 7
+
+    run(case, store=store)

@@ -60,6 +60,12 @@ def test_rows() -> None:
     ]
 
 
+def test_rows_without_an_etag() -> None:
+    assert objects(ROW.replace('"e"', '""')) == [
+        ObjectInfo(ObjectId("k", "@1704164645", 5), 1_704_164_645_000_000_000, "STANDARD")
+    ]
+
+
 ROW = '"b","k","v","true","false","5","2024-01-02T03:04:05.000Z","e","STANDARD"\n'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -35,7 +35,7 @@ class Source:
         return Found(f"key-{self.number or asked}", "secret", None, "test", self.seconds)
 
 
-def run(case: Callable[[MockClock], object]) -> None:
+def run(case: Callable[[MockClock], Awaitable[None]]) -> None:
     clock = MockClock()
     trio.run(case, clock, clock=clock)
 
@@ -48,23 +48,21 @@ async def answered_if_asked(keyring: Keyring) -> None:
 
 def test_keys_are_renewed_in_good_time_and_nobody_waits() -> None:
     source = Source()
-    source.gate = threading.Event()
 
     async def case(clock: MockClock) -> None:
         keyring = Keyring(source)
-        source.gate.set()
         first = await keyring.get()
         assert await keyring.get() is first
         assert source.asked == 1
         clock.jump(3600 - 15 * 60 - 1)
         assert await keyring.get() is first
         assert source.asked == 1
-        source.gate = threading.Event()
+        gate = source.gate = threading.Event()
         clock.jump(2)
         # The source is asked, and while it has not answered the old keys do.
         for _ in range(10):
             assert await keyring.get() is first
-        source.gate.set()
+        gate.set()
         await answered_if_asked(keyring)
         assert (await keyring.get()).access_key == "key-2"
         assert source.asked == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -10,7 +12,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 import oddstores
-from mounting import Mount
+from mounting import CommandLine, Mount
 from oddstores import Layer
 from s3server import S3Server
 
@@ -31,6 +33,28 @@ STORES: dict[str, tuple[str, Layer]] = {
     "no encoding": ("bucket", oddstores.spelled(str, str, announced=False)),
     "prefixes only": ("bucket", oddstores.spelled(str, quote)),
     "plus as it is": ("bucket", oddstores.spelled(lambda name: quote(name, safe="/+"))),
+    "spelled as SeaweedFS does": ("bucket", oddstores.spelled(oddstores.seaweedfs, quote)),
+    "refuses optional attributes": ("bucket", oddstores.refuses("x-amz-optional-object-attributes")),
+    "refuses an encoding": (
+        "bucket",
+        oddstores.refuses("encoding-type", status="400 Bad Request", code="InvalidArgument"),
+    ),
+    "refuses both, and the second version": (
+        "bucket",
+        oddstores.refuses("x-amz-optional-object-attributes", "encoding-type", "list-type"),
+    ),
+    "lists with a delimiter only": ("bucket", oddstores.allows(lambda query: query.get("delimiter") == "/")),
+    "lists whole directories only": (
+        "bucket",
+        oddstores.allows(lambda query: query.get("delimiter") == "/" and query["prefix"][-1:] in ("", "/")),
+    ),
+    "pages without names": ("bucket", oddstores.pages_without_names(2)),
+    "another root": ("bucket", oddstores.rewritten("ListBucketResult( xmlns=[^>]*)?>", "ListBucketV2Result>")),
+    "times before 1970": (
+        "bucket",
+        oddstores.rewritten("<LastModified>.*?</LastModified>", "<LastModified>0001-01-01T00:00:00Z</LastModified>"),
+    ),
+    "weak ETags in listings": ("bucket", oddstores.rewritten("<ETag>", "<ETag>W/")),
 }
 
 KEYS = [
@@ -47,7 +71,7 @@ def shown(keys: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(("bucket", "layer"), STORES.values(), ids=STORES.keys())
-def test_the_tree_is_the_same(mounted: Mounted, bucket: str, layer: Layer) -> None:
+def test_the_tree_is_the_same(mounted: Mounted, cli: CommandLine, tmp_path: Path, bucket: str, layer: Layer) -> None:
     with S3Server(layer) as server:
         server.create_bucket(bucket)
         for key in KEYS:
@@ -72,6 +96,81 @@ def test_the_tree_is_the_same(mounted: Mounted, bucket: str, layer: Layer) -> No
         for key in ("%41", "é", "a+b/c+d", "many/1099"):
             assert (mount.path / key).read_bytes() == key.encode()
         mount.close()
+        index = cli.run("index", f"s3://{bucket}", "-o", tmp_path / "snapshot", "--endpoint-url", server.url)
+        assert index.returncode == 0, index.stderr
+        assert indexed(tmp_path / "snapshot") == sorted(KEYS)
+
+
+def indexed(snapshot: Path) -> list[str]:
+    """The keys in a snapshot."""
+    db = sqlite3.connect(snapshot)
+    keys = [key for (key,) in db.execute("SELECT key FROM objects")]
+    db.close()
+    return sorted(keys)
+
+
+def test_a_store_whose_names_cannot_be_told_is_an_error_and_no_snapshot(cli: CommandLine, tmp_path: Path) -> None:
+    """It writes a space in two ways, and a plus sign in one of them."""
+
+    def spell(name: str) -> str:
+        return name.replace(" ", "%20", 1).replace(" ", "+")
+
+    with S3Server(oddstores.spelled(spell, spell)) as server:
+        server.create_bucket("bucket")
+        for key in ("a b", "a b c", "d+e"):
+            server.put("bucket", key)
+        done = cli.run("index", "s3://bucket", "-o", tmp_path / "snapshot", "--endpoint-url", server.url)
+        assert done.returncode != 0
+        (line,) = done.stderr.splitlines()
+        assert "encode" in line
+        assert not (tmp_path / "snapshot").exists()
+
+
+def without_etags(modified: dict[str, str]) -> Layer:
+    """A store without ETags. ``modified`` is when keys were changed last."""
+
+    def answer(_: oddstores.Query, text: str) -> str:
+        pieces = re.split("(<Contents>.*?</Contents>)", re.sub("<ETag>.*?</ETag>", "", text))
+        for at, piece in enumerate(pieces):
+            for key, when in modified.items():
+                if f"<Key>{key}</Key>" in piece:
+                    pieces[at] = re.sub("(?<=<LastModified>).*?(?=</LastModified>)", when, piece)
+        return "".join(pieces)
+
+    return oddstores.listings(lambda query: query, answer)
+
+
+def test_without_etags_another_time_is_another_version(mounted: Mounted, cli: CommandLine, tmp_path: Path) -> None:
+    modified = {"f": "2023-11-14T22:13:20.000Z", "d/g": "2023-11-14T22:13:20.700Z", "d/none": ""}
+    with S3Server(without_etags(modified)) as server:
+        server.create_bucket("bucket")
+        for key in modified:
+            server.put("bucket", key, b"12")
+        mount = mounted(server, "bucket", metadata_ttl="0")
+        path = mount.path / "f"
+        before = path.stat()
+        assert before.st_mtime_ns == 1_700_000_000_000_000_000
+        assert path.stat().st_ino == before.st_ino
+        assert "user.s3.etag" not in os.listxattr(path)
+        assert (mount.path / "d" / "none").stat().st_mtime == 0
+        modified["f"] = "2023-11-14T22:13:21.000Z"
+        after = path.stat()
+        assert after.st_size == before.st_size
+        assert after.st_ino != before.st_ino
+        assert after.st_mtime_ns == 1_700_000_001_000_000_000
+        assert {entry.name: entry.inode() for entry in os.scandir(mount.path)}["f"] == after.st_ino
+        mount.close()
+        done = cli.run("index", "s3://bucket", "-o", tmp_path / "snapshot", "--endpoint-url", server.url)
+        assert done.returncode == 9
+        assert "without an ETag and without a time" in done.stderr
+        server.delete("bucket", "d/none")
+        done = cli.run("index", "s3://bucket", "-o", tmp_path / "snapshot", "--endpoint-url", server.url)
+        assert done.returncode == 0, done.stderr
+        assert indexed(tmp_path / "snapshot") == ["d/g", "f"]
+        shown = mounted(server, "bucket", index=tmp_path / "snapshot")
+        assert (shown.path / "d" / "g").stat().st_mtime_ns == 1_700_000_000_700_000_000
+        assert (shown.path / "f").stat().st_ino == after.st_ino
+        shown.close()
 
 
 def test_names_that_are_no_text_are_hidden_and_the_others_are_not(mounted: Mounted) -> None:

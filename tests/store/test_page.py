@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store.s3.contents import cut_run
-from s3stream_fs.store.s3.page import Written, checked_page, written
+from s3stream_fs.store.s3.page import Written, checked_info, checked_page, written
 from s3stream_fs.store.s3.spelling import Spelling, read
-from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
+from s3stream_fs.types import MAX_MTIME_NS, NANOSECONDS, ListPage, ObjectId, ObjectInfo
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
@@ -62,6 +62,72 @@ def test_what_may_be_left_out() -> None:
     assert not parse_page(page(listed("key", running)), "", None).objects[0].restored
 
 
+@pytest.mark.parametrize(
+    ("modified", "mtime_ns"),
+    [
+        *((text, 0) for text in ("0001-01-01T00:00:00Z", "1601-01-01T00:00:00.000Z", "1969-12-31T23:59:59.999Z")),
+        *((text, 0) for text in ("1970-01-01T00:00:00Z", "", "never", "0001-01-01T00:00:00+14:00", "292278994-08-17")),
+        ("2262-04-12T00:00:00Z", MAX_MTIME_NS),
+        ("9999-12-31T23:59:59.999999-14:00", MAX_MTIME_NS),
+        ("2023-11-14T22:13:20", 1_700_000_000 * NANOSECONDS),
+        (" 2023-11-14T22:13:20.500+00:00\n", 1_700_000_000 * NANOSECONDS + 500_000_000),
+    ],
+)
+def test_times(modified: str, mtime_ns: int) -> None:
+    """Of all times there is one that can be shown; without an ETag it names the version, where it is a real one."""
+    (shown,) = parse_page(page(listed("k", f"<Size>3</Size><LastModified>{modified}</LastModified>")), "", None).objects
+    assert shown.mtime_ns == mtime_ns
+    assert shown.id.etag == ("@1700000000" if 0 < mtime_ns < MAX_MTIME_NS else "")
+    (shown,) = parse_page(
+        page(listed("k", f"<ETag>e</ETag><Size>3</Size><LastModified>{modified}</LastModified>")), "", None
+    ).objects
+    assert shown == ObjectInfo(ObjectId("k", "e", 3), mtime_ns)
+
+
+@pytest.mark.parametrize("when", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), datetime(1, 1, 1)])
+def test_times_of_a_head(when: datetime) -> None:
+    info = checked_info("k", "", 3, when, "STANDARD", False)
+    assert info == ObjectInfo(ObjectId("k", "", 3), 0 if when.year == 1 else MAX_MTIME_NS)
+    assert checked_info("k", "", 3, datetime(2023, 11, 14, 22, 13, 20), "STANDARD", False).id.etag == "@1700000000"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["e", "&quot;e&quot;", "'e'", "W/&quot;e&quot;", "&amp;quot;e&amp;quot;", "&#34;e&#34;", " e\n", '"e"'],
+)
+def test_etags_have_one_form(written: str) -> None:
+    (shown,) = parse_page(page(listed("k", f"<ETag>{written}</ETag><Size>3</Size>{MODIFIED}")), "", None).objects
+    assert shown.id == ObjectId("k", "e", 3)
+
+
+@pytest.mark.parametrize("written", ["", "&quot;&quot;", "a&quot;b", "a&#13;&#10;Host: h", "é", "@5", "x" * 1025])
+def test_what_is_no_etag_is_none(written: str) -> None:
+    for shape in (f"{MODIFIED}<ETag>{written}</ETag>{SIZE}", f"{MODIFIED}<ETag>&quot;{written}&quot;</ETag>{SIZE}"):
+        (shown,) = parse_page(page(listed("k", shape)), "", None).objects
+        assert shown.id == ObjectId("k", "@1767323045", 12)
+
+
+def test_a_root_of_another_name() -> None:
+    inside = "<IsTruncated>false</IsTruncated>" + listed("a")
+    for name, namespace in (
+        ("ListBucketV2Result", ""),
+        ("ListBucketResult", ' xmlns="urn:other"'),
+        ("Liste", NAMESPACE),
+    ):
+        for body in (page(inside, namespace, name), with_comment(page(inside, namespace, name))):
+            assert parse_page(body, "", None).objects[0].id.key == "a"
+    prefixed = inside.replace("</", "\0").replace("<", "<s:").replace("\0", "</s:")
+    assert parse_page(page(prefixed, ' xmlns:s="urn:s"', "s:Any"), "", None).objects
+    assert parse_page(page("<IsTruncated>false</IsTruncated>", "", "ListBucketV2Result"), "", None) == ListPage(
+        (), (), None
+    )
+
+
+def test_what_a_page_says_of_more_in_other_letters() -> None:
+    body = page(MORE.replace("true", "True") + listed("a"))
+    assert parse_page(body, "", None).next_token == "token"
+
+
 MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>token</NextContinuationToken>"
 WRONG = {
     "another prefix": page(listed("b/c")),
@@ -73,7 +139,6 @@ WRONG = {
     "a prefix that is not below": page("<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>"),
     "no next token": page(listed("a/b") + "<IsTruncated>true</IsTruncated>"),
     "the same token again": page(listed("a/b") + MORE),
-    "nothing, and more of it": page(MORE.replace("token", "other")),
 }
 
 
@@ -85,7 +150,24 @@ def test_what_cannot_be_true(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", page("")[:-5], page("", name="html"), page("", name="Error")], ids=repr
+    "body",
+    [
+        *(
+            b"",
+            b"<html>",
+            page("")[:-5],
+            page("", name="html"),
+            page("", name="Error"),
+            page(listed("a"), name="Error"),
+        ),
+        page("<Code>SlowDown</Code><IsTruncated>false</IsTruncated>", name="Fault"),
+        page("<IsTruncated>false</IsTruncated>" + listed("a"), name="Error"),
+        page("<head/><body>" + listed("a") + "</body>", name="html"),
+        page("<Buckets/><IsTruncated>false</IsTruncated>", name="ListAllMyBucketsResult"),
+        page("<KeyMarker/><IsTruncated>false</IsTruncated><Version/>", name="ListVersionsResult"),
+        page("<UploadIdMarker/><IsTruncated>false</IsTruncated>", name="ListMultipartUploadsResult"),
+    ],
+    ids=repr,
 )
 def test_what_is_no_listing_is_asked_for_again(body: bytes) -> None:
     with pytest.raises(StoreUnavailable):
@@ -146,6 +228,7 @@ def said_of(body: bytes) -> Written | type[StoreError]:
 
 
 FIELDS = [MODIFIED, ETAG, CHECKSUM, SIZE, CLASS, OWNER, RESTORED, "<Type>Normal</Type>", "<ETag>W/&quot;a&quot;</ETag>"]
+FIELDS += [f"<ETag>&quot;{'x' * 1025}&quot;</ETag>", "<ETag>&quot;@5&quot;</ETag>", "<ETag>'a'</ETag>"]
 HOSTILE = [
     *("<!-- <Contents> -->", "<![CDATA[<Contents>]]>", "<?x <Contents>?>", "<Contents/>", "</Contents>", "<Contents>"),
     *("<Contents x='1'><Key>k</Key><Size>1</Size></Contents>", f"<Other>{listed('in-other')}</Other>", listed("more")),

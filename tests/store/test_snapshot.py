@@ -20,7 +20,7 @@ from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.store.snapshot.draft import SnapshotDraft
 from s3stream_fs.store.snapshot.store import SnapshotFile, SnapshotInfo, SnapshotStore
-from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.types import MAX_MTIME_NS, NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
 
 MTIME_NS = 1_700_000_000_123_456_789
 
@@ -140,6 +140,38 @@ def test_rows_that_were_given_twice_or_without_etag(tmp_path: Path) -> None:
         write(tmp_path / "bare", [info("a", etag="")])
 
 
+def test_where_there_is_no_etag_the_time_is_the_version(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    write(path, [info("a", etag="@1700000000"), info("b", 0, etag="")])
+
+    async def case() -> None:
+        with opened(path) as store:
+            assert (await store.head("a")).id == ObjectId("a", "@1700000000", 3)
+            assert (await store.head("b")).id == ObjectId("b", "", 0)
+
+    run(case)
+    # A time that is not that of the object is not believed.
+    changed(path, "UPDATE objects SET etag = '@1700000001' WHERE key = 'a'")
+
+    async def wrong() -> None:
+        with opened(path) as store, pytest.raises(StoreUnavailable, match="cannot be read"):
+            await store.head("a")
+
+    run(wrong)
+
+
+def test_times_that_cannot_be_shown(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    times = {"a": -62_135_596_800 * NANOSECONDS, "b": 1 << 62, "c": 1 << 70}
+    write(path, [info(key)._replace(mtime_ns=mtime_ns) for key, mtime_ns in times.items()])
+
+    async def case() -> None:
+        with opened(path) as store:
+            assert [(await store.head(key)).mtime_ns for key in times] == [0, 1 << 62, MAX_MTIME_NS]
+
+    run(case)
+
+
 def test_bytes_are_of_the_version_in_the_file(tmp_path: Path) -> None:
     inner = MemoryStore()
     with_etag = inner.put("a", b"abc")
@@ -152,7 +184,7 @@ def test_bytes_are_of_the_version_in_the_file(tmp_path: Path) -> None:
             got = bytearray()
             await store.get_range((await store.head("a")).id, ByteRange(0, 3), got.extend)
             assert got == b"abc"
-            with pytest.raises(StoreUnavailable, match="no ETag"):
+            with pytest.raises(StoreUnavailable, match="no version"):
                 await store.get_range(ObjectId("a", "", 3), ByteRange(0, 3), got.extend)
             with pytest.raises(NotFound):
                 await store.head("b")

@@ -37,7 +37,7 @@ _QUOTE: Final = '(?:&quot;|&#34;|")'
 _FIELDS: Final = {
     "Key": "<Key>([^<]*)</Key>",
     "LastModified": f"(?:<LastModified>({_TEXT})</LastModified>)?+",
-    "ETag": f"(?:<ETag>{_QUOTE}([0-9A-Za-z-]*){_QUOTE}</ETag>)?+",
+    "ETag": f"(?:<ETag>{_QUOTE}([0-9A-Za-z-]{{0,1024}}){_QUOTE}</ETag>)?+",
     # Longer ones may be too large; that is for ``page`` to say.
     "Size": "<Size>([0-9]{1,15})</Size>",
     "StorageClass": f"(?:<StorageClass>({_TEXT})</StorageClass>)?+",

@@ -254,6 +254,10 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     try:
         for operation in ("ListObjectsV2", "ListObjects"):
             client.meta.events.register(f"before-parse.s3.{operation}", _keep_unparsed)
+            # It would ask for names to be encoded where `lister` does not.
+            client.meta.events.unregister(
+                f"before-parameter-build.s3.{operation}", botocore.handlers.set_list_objects_encoding_type_url
+            )
         # It parses each answer to see whether it is an error with status 200. Of those asked for here only a listing
         # has a body that is not streamed, and `page` sees that.
         if (look_for_errors := getattr(botocore.handlers, "_handle_200_error", None)) is not None:

@@ -7,20 +7,24 @@ itself; ``ask`` does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Literal
 
 from s3stream_fs.errors import StoreError, StoreUnavailable, Transient
 from s3stream_fs.store.s3.page import Written, checked_page, untrue, written
-from s3stream_fs.store.s3.spelling import Spelling, is_plain, not_refuted, read
+from s3stream_fs.store.s3.spelling import Spelling, Spellings, Way, contradict, encodes, is_plain
 from s3stream_fs.types import ListPage
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[[str, dict[str, Any]], Awaitable[bytes]]
+Arguments = dict[str, Any]
+
+Ask = Callable[[str, Arguments], Awaitable[bytes]]
 """Sends one request, an operation of botocore's with its arguments, and gives the body. Raises StoreError."""
 
 _Kind = Literal["keys", "prefixes"]
+_Meant = dict[Way, list[str]]
+"""What names mean, by how they may be spelled; the likeliest first."""
 
 _LAST: Final = "\U0010ffff"
 """The greatest character."""
@@ -29,6 +33,15 @@ _ENOUGH: Final = 100
 """Names among which one is found again that is asked for by itself. A directory comes behind what goes on with a
 character below '/'."""
 
+_MOST_EMPTY: Final = 1000
+"""Pages in a row without a name. Some stores give them for keys that were deleted, and a page is of 1,000 keys; at 50
+ms each that many stay within what a listing may take."""
+
+_MOST_CONFIRMED: Final = 100
+"""Names of a page that are asked for one by one. No store is known that needs it; it has an end where one does."""
+
+_ENCODING: Final[Arguments] = {"EncodingType": "url"}
+_RESTORED: Final[Arguments] = {"OptionalObjectAttributes": ["RestoreStatus"]}
 
 _IN_TWO_WAYS: Final = "the store answers ListObjectsV2 now in one way and now in another"
 
@@ -42,9 +55,12 @@ class Lister:
     def __init__(self, ask: Ask, *, spelling: Spelling | None = None, directory_bucket: bool = False) -> None:
         self._ask = ask
         self._directory_bucket = directory_bucket
-        spellings = frozenset(Spelling if spelling is None else [spelling])
-        self._spellings: dict[_Kind, frozenset[Spelling]] = {"keys": spellings, "prefixes": spellings}
-        """Those that are not refuted for good."""
+        # What directory buckets have is said by all of their listings, and they know no such parameter.
+        self._optional = _ENCODING if directory_bucket else _ENCODING | _RESTORED
+        """What is asked for beside what is needed, as far as the store does not refuse it."""
+        self._optional_taken = False
+        """The store has answered a request that had all of it."""
+        self._spellings: dict[_Kind, Spellings] = {"keys": Spellings(spelling), "prefixes": Spellings(spelling)}
         self._first_version = False
         """The store answers ListObjects only. Once set it stays; it has given no token of the second version before."""
         self._second_version = directory_bucket
@@ -56,6 +72,15 @@ class Lister:
         self, prefix: str, token: str | None, after: str, limit: int, *, flat: bool = False
     ) -> ListPage:
         """See ObjectStore.list_page. A token of the first version is its marker."""
+        for _ in range(_MOST_EMPTY):
+            listed = await self._page(prefix, token, after, limit, flat)
+            if listed.objects or listed.prefixes or listed.next_token is None:
+                return listed
+            token = listed.next_token
+        raise StoreError(f"the listing of {prefix!r} does not come to an end: {_MOST_EMPTY} pages in a row are empty")
+
+    async def _page(self, prefix: str, token: str | None, after: str, limit: int, flat: bool) -> ListPage:
+        """A page as the store gives it: some have no names, and others behind them."""
         if self._first_version:
             return await self._by_marker(prefix, token or after, limit, flat)
         arguments = _arguments(prefix, limit, flat)
@@ -66,7 +91,7 @@ class Lister:
         elif after:
             arguments["StartAfter"] = after
         try:
-            page = written(await self._ask("list_objects_v2", arguments))
+            page = written(await self._send("list_objects_v2", arguments))
         except StoreError as error:
             # Of the kinds that ask for something else nothing more is to be learnt: 403, 404, 503 and the like.
             if self._second_version or token is not None or type(error) is not StoreError:
@@ -77,17 +102,52 @@ class Lister:
                 raise error from None
             self._settle_on_first(f"it answers ListObjectsV2 with {error}")
             return listed
-        return await self._second(page, prefix, token, after, limit, flat)
+        return await self._second(page, arguments, token, after)
 
-    async def _second(
-        self, page: Written, prefix: str, token: str | None, after: str, limit: int, flat: bool
-    ) -> ListPage:
+    async def _send(self, operation: str, arguments: Arguments) -> bytes:
+        """Send a request with all that the store takes: what it does not take is found out by the first one."""
+        while True:
+            optional = self._optional
+            try:
+                body = await self._ask(operation, arguments | optional)
+            except StoreError as error:
+                if type(error) is not StoreError:  # of other kinds are 403, 404, 503 and the like
+                    raise
+                if optional is not self._optional:
+                    continue  # somebody else has found it out meanwhile
+                if self._optional_taken:
+                    raise
+                return await self._send_less(operation, arguments, error)
+            else:
+                self._optional_taken = True
+                return body
+
+    async def _send_less(self, operation: str, arguments: Arguments, refusal: StoreError) -> bytes:
+        """Send a request again that was refused with all of it. Raises the refusal where that is not why."""
+        before = self._optional
+        for optional in (_ENCODING, {}):
+            if len(optional) < len(before):
+                try:
+                    body = await self._ask(operation, arguments | optional)
+                except StoreError as error:
+                    if type(error) is not StoreError:
+                        raise
+                    continue
+                if self._optional is before:
+                    self._optional, self._optional_taken = optional, True
+                    left_out = ", ".join(name for name in before if name not in optional)
+                    log.info("the store is listed without %s: it answers them with %s", left_out, refusal)
+                return body
+        raise refusal
+
+    async def _second(self, page: Written, arguments: Arguments, token: str | None, after: str) -> ListPage:
         """What an answer to a request of the second version says, which may be an answer of the first."""
+        prefix, limit, flat = arguments["Prefix"], arguments["MaxKeys"], "Delimiter" not in arguments
         if page.truncated and page.next_token and token is None:
             if self._first_version:
                 raise StoreUnavailable(_IN_TWO_WAYS)
             self._second_version = True
-        keys, prefixes = await self._names(page, prefix, "list_objects_v2", flat)
+        keys, prefixes = await self._names(page, "list_objects_v2", arguments)
         if not self._second_version:
             if after and _begins(keys, prefixes) <= after:
                 # A store of the first version ignores start-after, as some of the second do; a marker may help.
@@ -116,8 +176,8 @@ class Lister:
         if marker:
             rolled_up = marker.endswith("/") and marker != prefix and not flat
             arguments["Marker"] = marker + _LAST if rolled_up and not self._skips_prefixes else marker
-        page = written(await self._ask("list_objects", arguments))
-        keys, prefixes = await self._names(page, prefix, "list_objects", flat)
+        page = written(await self._send("list_objects", arguments))
+        keys, prefixes = await self._names(page, "list_objects", arguments)
         if marker and page.truncated and self._skips_prefixes and prefixes == [marker] and not keys:
             self._skips_prefixes = False
             return await self._by_marker(prefix, marker, limit, flat)
@@ -151,68 +211,143 @@ class Lister:
 
     # ---- names
 
-    async def _names(self, page: Written, prefix: str, operation: str, flat: bool) -> tuple[list[str], list[str]]:
+    async def _names(self, page: Written, operation: str, arguments: Arguments) -> tuple[list[str], list[str]]:
         """The keys and common prefixes that are meant. Some stores encode one and not the other."""
         return (
-            await self._read(page, "keys", prefix, operation, flat),
-            await self._read(page, "prefixes", prefix, operation, flat),
+            await self._read(page, "keys", operation, arguments),
+            await self._read(page, "prefixes", operation, arguments),
         )
 
-    async def _read(self, page: Written, kind: _Kind, prefix: str, operation: str, flat: bool) -> list[str]:
-        names = page.keys if kind == "keys" else page.prefixes
+    async def _read(self, page: Written, kind: _Kind, operation: str, arguments: Arguments) -> list[str]:
+        names = _of(page, kind)
         if is_plain(names):
             return names
+        prefix = arguments["Prefix"]
         known = self._spellings[kind]
-        meant: dict[Spelling, list[str]] = {}
-        for spelling in not_refuted(names, announced=page.announced):
-            # Where no name has a +, the two encodings are one.
-            if spelling in known or (spelling is Spelling.PERCENT and Spelling.FORM in known and not _any_plus(names)):
-                read_as = read(names, spelling)
-                if all(name.startswith(prefix) for name in read_as):
-                    meant[spelling] = read_as
+        settled = known.settled(names)
+        if settled is not None and all(name.startswith(prefix) for name in settled):
+            return settled
+        readings = known.readings(names, announced=page.announced)
+        meant = {way: texts for way, texts in readings.items() if all(text.startswith(prefix) for text in texts)}
         if not meant:
             raise untrue(names[0], prefix)
         if not _all_same(meant):
-            proven = await self._proven(kind, names, meant, operation, flat)
-            self._spellings[kind] = known - (meant.keys() - proven.keys() if proven else set())
-            # Its word counts where nothing else does.
-            meant = proven or {spelling: meant[spelling] for spelling in meant if spelling is not Spelling.RAW}
-            if not _all_same(meant) or not (proven or page.announced):
-                # What was listed may just have been deleted, so it is worth another try.
+            # What was listed may just have been deleted, or nobody may ask for it by its name.
+            meant = (
+                await self._proven(kind, names, meant, operation, arguments)
+                or await self._shown(kind, names, meant, operation, arguments)
+                or _announced(page, names, meant)
+            )
+            if not meant:
+                # It may be another page that comes the next time.
                 raise StoreUnavailable(f"how the store encodes {names[0]!r} cannot be told")
-        return next(iter(meant.values()))
+        else:
+            known.refute(names, set(readings), set(meant))
+        way, texts = next(iter(meant.items()))
+        if contradict(names, way):
+            await self._confirm_each(kind, names, texts, operation, arguments)
+        return texts
+
+    async def _confirm_each(
+        self, kind: _Kind, names: Sequence[str], texts: Sequence[str], operation: str, arguments: Arguments
+    ) -> None:
+        """Ask for every name of a page in which one contradicts what others have told. Raises StoreError."""
+        odd = [pair for pair in zip(names, texts, strict=True) if not is_plain(pair[:1])]
+        for name, text in odd[:_MOST_CONFIRMED]:
+            if not await self._confirms(kind, name, text, operation, arguments):
+                raise StoreError(f"the store encodes names in more than one way, such as {name!r}")
+        if len(odd) > _MOST_CONFIRMED:
+            raise StoreError(f"the store encodes names in more than one way, such as {odd[-1][0]!r}")
 
     async def _proven(
-        self, kind: _Kind, names: Sequence[str], meant: dict[Spelling, list[str]], operation: str, flat: bool
-    ) -> dict[Spelling, list[str]]:
-        """Ask the store for one of the names as each spelling reads it: the one that it lists again was meant.
+        self, kind: _Kind, names: Sequence[str], meant: _Meant, operation: str, arguments: Arguments
+    ) -> _Meant:
+        """Ask the store for some of the names as each spelling reads them: what it lists again as before was meant.
 
-        It has to be written as before, for what is asked for may be there as well as what was meant. Empty where the
-        store lists none of them.
+        Empty where the store lists none of them.
         """
         left = meant
         while not _all_same(left):
-            differing = [at for at in range(len(names)) if len({read_as[at] for read_as in left.values()}) > 1]
-            # Of names with odd characters some stores do not like to be asked.
-            liked = (at for at in differing if all(read_as[at].isprintable() for read_as in left.values()))
-            at = next(liked, differing[0])
-            for text in filter(_is_text, dict.fromkeys(read_as[at] for read_as in left.values())):
-                asked = text if flat else text.removesuffix("/")
-                try:
-                    again = written(await self._ask(operation, _arguments(asked, _ENOUGH, flat)))
-                except Transient:
-                    raise
-                except StoreError:
-                    continue
-                if names[at] in (again.keys if kind == "keys" else again.prefixes):
-                    left = {spelling: read_as for spelling, read_as in left.items() if read_as[at] == text}
+            at = _telling(left)
+            texts = list(dict.fromkeys(texts[at] for texts in left.values()))
+            if _any_begins_another(texts):
+                # All that begins with what is asked for is listed, so the one that is meant is asked for before those
+                # that it begins with.
+                texts.sort(key=len, reverse=True)
+            unheard: list[str] = []
+            for text in texts:
+                confirmed = await self._confirms(kind, names[at], text, operation, arguments)
+                if confirmed and not any(other.startswith(text) for other in unheard):
+                    left = {way: texts for way, texts in left.items() if texts[at] == text}
                     break
+                if confirmed is None:
+                    unheard.append(text)
             else:
                 return {}
+        self._spellings[kind].refute(names, set(meant), set(left))
+        return left
+
+    async def _confirms(self, kind: _Kind, name: str, text: str, operation: str, arguments: Arguments) -> bool | None:
+        """Whether the store writes ``name`` when it is asked for ``text``. None where it cannot be asked.
+
+        It has to be written as before, for what is asked for may be there as well as what was meant.
+        """
+        if not _is_text(text):
+            return None
+        asked = text if "Delimiter" not in arguments else text.removesuffix("/")
+        try:
+            again = written(await self._send(operation, _arguments(asked, _ENOUGH, "Delimiter" not in arguments)))
+        except Transient:
+            raise
+        except StoreError:
+            return None
+        return name in _of(again, kind)
+
+    async def _shown(
+        self, kind: _Kind, names: Sequence[str], meant: _Meant, operation: str, arguments: Arguments
+    ) -> _Meant:
+        """Ask for the same page without an encoding: what was meant is what then is there.
+
+        Empty where that page cannot be read, shows other names, or is as it was: some stores always encode.
+        """
+        try:
+            again = written(await self._ask(operation, arguments | _without_encoding(self._optional)))
+        except StoreError:
+            return {}
+        plain = _of(again, kind)
+        left = {way: texts for way, texts in meant.items() if texts == plain != names}
+        if left:
+            self._spellings[kind].refute(names, set(meant), set(left))
         return left
 
 
-def _all_same(meant: dict[Spelling, list[str]]) -> bool:
+def _of(page: Written, kind: _Kind) -> list[str]:
+    return page.keys if kind == "keys" else page.prefixes
+
+
+def _announced(page: Written, names: Sequence[str], meant: _Meant) -> _Meant:
+    """What is left where the store's word counts that it encodes. Empty where that does not tell, or cannot be true."""
+    left = {way: texts for way, texts in meant.items() if encodes(names, way) and not contradict(names, way)}
+    return left if page.announced and left and _all_same(left) else {}
+
+
+def _telling(meant: _Meant) -> int:
+    """Where the name stands of which most readings differ."""
+
+    def worth(at: int) -> tuple[bool, bool, int]:
+        texts = {texts[at] for texts in meant.values()}
+        # Of names with odd characters some stores do not like to be asked.
+        return all(map(str.isprintable, texts)), not _any_begins_another(texts), len(texts)
+
+    nnames = len(next(iter(meant.values())))
+    return max((at for at in range(nnames) if len({texts[at] for texts in meant.values()}) > 1), key=worth)
+
+
+def _any_begins_another(texts: Collection[str]) -> bool:
+    return any(one != other and other.startswith(one) for one in texts for other in texts)
+
+
+def _all_same(meant: _Meant) -> bool:
     first, *others = meant.values()
     return all(other == first for other in others)
 
@@ -222,15 +357,15 @@ def _begins(keys: Sequence[str], prefixes: Sequence[str]) -> str:
     return min((*keys[:1], *prefixes[:1]), default=_LAST)
 
 
+def _without_encoding(optional: Arguments) -> Arguments:
+    return {name: value for name, value in optional.items() if name not in _ENCODING}
+
+
 def _is_text(name: str) -> bool:
     """Whether a request can hold it: not, if a page held what is no UTF-8."""
     return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
-def _any_plus(names: Sequence[str]) -> bool:
-    return any("+" in name for name in names)
-
-
-def _arguments(prefix: str, limit: int, flat: bool) -> dict[str, Any]:
-    arguments = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
+def _arguments(prefix: str, limit: int, flat: bool) -> Arguments:
+    arguments = {"Prefix": prefix, "MaxKeys": limit}
     return arguments if flat else arguments | {"Delimiter": "/"}

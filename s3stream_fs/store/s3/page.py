@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store.s3.contents import PLACE, Row, cut_run
-from s3stream_fs.types import NANOSECONDS, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.store.s3.etags import bare, version_of
+from s3stream_fs.types import MAX_OBJECT_NBYTES, NANOSECONDS, ListPage, ObjectId, ObjectInfo, shown_mtime
 
-_MAX_OBJECT_NBYTES: Final = 1 << 53
-"""No store holds objects of 8 PiB; a listing that says so is wrong, and some programs would overflow."""
+_USUAL_ROOT: Final = "ListBucketResult"
+_OF_OTHER_ANSWERS: Final = frozenset(
+    ("Code", "Buckets", "Version", "DeleteMarker", "KeyMarker", "Upload", "UploadIdMarker", "Part", "PartNumberMarker")
+)
+"""Elements of what is no listing of objects: errors, and listings of buckets, versions, uploads and parts."""
 
 
 class Written(NamedTuple):
@@ -50,7 +54,8 @@ def checked_page(
 ) -> ListPage:
     """A page of the keys below ``prefix``, which was asked for with ``token``.
 
-    ``keys`` and ``prefixes`` are the page's own, as they are meant. Raises StoreError for one that cannot be true.
+    ``keys`` and ``prefixes`` are the page's own, as they are meant. One without any may have others behind it. Raises
+    StoreError for one that cannot be true.
     """
     for key in keys:
         if not key.startswith(prefix) or not key:
@@ -60,14 +65,20 @@ def checked_page(
             raise untrue(common, prefix)
     if not page.truncated:
         next_token = None
-    elif not next_token or next_token == token or not (keys or prefixes):
+    elif not next_token or next_token == token:
         raise StoreError(f"the listing of {prefix!r} does not come to an end")
     mtimes = _Times()
+    versions = _Versions(mtimes)
     new = tuple.__new__  # what NamedTuple's own constructor comes to, in half the time
     objects = [
         new(
             ObjectInfo,
-            (new(ObjectId, (key, etag, int(size))), mtimes[modified], in_class or "STANDARD", restored != ""),
+            (
+                new(ObjectId, (key, etag or versions[modified], int(size))),
+                mtimes[modified],
+                in_class or "STANDARD",
+                restored != "",
+            ),
         )
         for key, (_, modified, etag, size, in_class, restored) in zip(keys, page.rows, strict=True)
     ]
@@ -83,11 +94,29 @@ class _Times(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         try:
-            mtime_ns = int(datetime.fromisoformat(text).timestamp() * NANOSECONDS)
+            mtime_ns = _mtime_ns(datetime.fromisoformat(text.strip()))
         except (ValueError, OverflowError):
             mtime_ns = 0
         self[text] = mtime_ns
         return mtime_ns
+
+
+class _Versions(dict[str, str]):
+    """What names a version without an ETag, by when it is written to have been changed."""
+
+    def __init__(self, mtimes: _Times) -> None:
+        self._mtimes = mtimes
+
+    def __missing__(self, text: str) -> str:
+        version = self[text] = version_of("", self._mtimes[text])
+        return version
+
+
+def _mtime_ns(modified: datetime) -> int:
+    """Of a time without a zone it is taken that it is UTC, as all others are. Raises OverflowError."""
+    if modified.tzinfo is None:
+        modified = modified.replace(tzinfo=UTC)
+    return shown_mtime(int(modified.timestamp() * NANOSECONDS))
 
 
 class _Elsewhere(Exception):
@@ -112,8 +141,6 @@ def _by_elements(body: bytes | str, run: list[Row] | None = None) -> Written:
     except (ParseError, LookupError, ValueError) as error:  # the latter two: encodings that Python does not have
         raise StoreUnavailable(f"the store's listing cannot be read: {error}") from None
     names = _Names()
-    if names[root.tag] != "ListBucketResult":
-        raise StoreUnavailable(f"the store answers a listing with {names[root.tag]!r}")
     rows: list[Row] = []
     prefixes: list[str] = []
     said: dict[str, str | None] = {}
@@ -129,14 +156,21 @@ def _by_elements(body: bytes | str, run: list[Row] | None = None) -> Written:
         if rows or [names[node.tag] for node in root].count(PLACE) != 1:
             raise _Elsewhere
         rows = run
+    if names[root.tag] != _USUAL_ROOT and not _is_listing(names[root.tag], said):
+        raise StoreUnavailable(f"the store answers a listing with {names[root.tag]!r}")
     return Written(
         rows,
         prefixes,
-        said.get("IsTruncated") == "true",
+        (said.get("IsTruncated") or "").strip().lower() in ("true", "1"),
         said.get("NextContinuationToken"),
         said.get("NextMarker"),
         said.get("EncodingType") == "url",
     )
+
+
+def _is_listing(root: str, said: dict[str, str | None]) -> bool:
+    """Whether it is one under another name, as some stores have it."""
+    return root.lower() not in ("error", "html") and "IsTruncated" in said and _OF_OTHER_ANSWERS.isdisjoint(said)
 
 
 def _row(node: Element, names: _Names) -> Row:
@@ -155,7 +189,7 @@ def _is_restored(node: Element, names: _Names) -> bool:
 
 
 def _check_size(key: str, size: object) -> int:
-    if not isinstance(size, int) or not 0 <= size <= _MAX_OBJECT_NBYTES:
+    if not isinstance(size, int) or not 0 <= size <= MAX_OBJECT_NBYTES:
         raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
     return size
 
@@ -169,11 +203,9 @@ def checked_info(
     restored: bool,
 ) -> ObjectInfo:
     """What a store says of one object. Raises StoreError where it cannot be true."""
-    object_id = ObjectId(key, bare(etag), _check_size(key, size))
-    mtime_ns = int(modified.timestamp() * NANOSECONDS) if isinstance(modified, datetime) else 0
+    mtime_ns = 0
+    if isinstance(modified, datetime):
+        with suppress(OverflowError):
+            mtime_ns = _mtime_ns(modified)
+    object_id = ObjectId(key, version_of(etag, mtime_ns), _check_size(key, size))
     return ObjectInfo(object_id, mtime_ns, storage_class, restored)
-
-
-def bare(etag: str) -> str:
-    """An ETag without what surrounds it."""
-    return etag.removeprefix("W/").strip('"')

@@ -27,7 +27,7 @@ from s3stream_fs.store.snapshot.store import (
     SnapshotInfo,
     check_sqlite,
 )
-from s3stream_fs.types import NANOSECONDS, ObjectInfo
+from s3stream_fs.types import NANOSECONDS, ObjectInfo, shown_mtime
 
 _CACHE_KIB: Final = 32 * 1024
 """SQLite's memory for each of the files and for sorting."""
@@ -71,13 +71,14 @@ class SnapshotDraft:
         self._db.close()
 
     def add(self, infos: Iterable[ObjectInfo]) -> None:
-        """Take rows. Raises UsageError for what no snapshot may hold: an object without ETag, a key that is no text."""
+        """Take rows. Raises UsageError for what no snapshot may hold: no version of an object, or no text as a key."""
         rows = []
         for info in infos:
             if not info.id.etag and info.id.size:
-                raise UsageError(f"{info.id.key!r} comes without an ETag, by which a snapshot knows its version")
-            # Some stores have a year 1 for what they do not know.
-            mtime_ns = max(info.mtime_ns, 0)
+                raise UsageError(
+                    f"{info.id.key!r} comes without an ETag and without a time, by which a snapshot knows its version"
+                )
+            mtime_ns = shown_mtime(info.mtime_ns)
             rows.append((info.id.key, info.id.size, info.id.etag, mtime_ns, info.storage_class, info.restored))
         with _told():
             self._db.executemany("INSERT INTO work.stage VALUES (?, ?, ?, ?, ?, ?)", rows)

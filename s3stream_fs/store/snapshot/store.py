@@ -8,7 +8,6 @@ bytes. Never writes a snapshot: that is ``draft``.
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -21,8 +20,9 @@ import trio
 
 from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver, ObjectStore
+from s3stream_fs.store.s3.etags import version_of
 from s3stream_fs.store.s3.page import checked_info
-from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo, shown_mtime
 
 APPLICATION_ID: Final = 0x53335346
 """``S3SF`` in the file's header (PRAGMA application_id): by this a snapshot is known."""
@@ -73,9 +73,6 @@ _MAX_LOOKS: Final = 10
 
 _CACHE_KIB: Final = 4096
 """SQLite's own pages in memory: the upper levels of the tree. The kernel's page cache holds the rest."""
-
-_ETAG: Final = re.compile(r"[!#-~]{1,1024}", re.ASCII)
-"""What may stand between the quotes of If-Match."""
 
 _COLUMNS: Final = "key, size, etag, mtime_ns, storage_class, restored"
 
@@ -211,7 +208,7 @@ class SnapshotStore:
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         if not object_id.etag:
-            raise StoreUnavailable(f"the snapshot has no ETag of {object_id.key!r}, without which no bytes are sure")
+            raise StoreUnavailable(f"the snapshot has no version of {object_id.key!r}, without which no bytes are sure")
         await self._inner.get_range(object_id, byte_range, deliver)
 
     def statistics(self) -> SnapshotStatistics:
@@ -347,10 +344,10 @@ def _object(row: tuple[Any, ...]) -> ObjectInfo:
         raise StoreError(f"the row of {key!r} cannot be true")
     if not isinstance(mtime_ns, int) or mtime_ns < 0 or restored not in (0, 1):
         raise StoreError(f"the row of {key!r} cannot be true")
-    info = checked_info(key, etag, size, None, storage_class, bool(restored))
-    if not _ETAG.fullmatch(info.id.etag) and (info.id.size or info.id.etag):
+    info = checked_info(key, "", size, None, storage_class, bool(restored))
+    if etag != version_of(etag, mtime_ns) and (size or etag):
         raise StoreError(f"{key!r} has the ETag {etag!r}, which none can be")
-    return info._replace(mtime_ns=mtime_ns)
+    return info._replace(id=info.id._replace(etag=etag), mtime_ns=shown_mtime(mtime_ns))
 
 
 def _beyond(common_prefix: str) -> str:
