@@ -5,7 +5,10 @@ So a mount that comes up can be read. What fails ends in one line that says whic
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
+
+import trio
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Source
@@ -17,6 +20,12 @@ from s3stream_fs.types import ByteRange, ListPage, ObjectInfo
 STARTUP_SECONDS: Final = 15.0
 """How long a mount command tries to reach the bucket before it says that it cannot."""
 
+_SAMPLE_SECONDS: Final = 5.0
+"""For a page in which an object is looked for; it takes 0.1 s."""
+
+_CHANGES: Final = (NotFound, ObjectChanged)
+"""What a GET gives for an object that is another one since it was listed."""
+
 _NREADS: Final = 3
 """One object that may not be read is no reason not to mount, if another may."""
 
@@ -24,61 +33,63 @@ _NREADS: Final = 3
 async def check_bucket(bucket: ObjectStore, source: Source, names: ObjectStore | None = None) -> None:
     """``names`` is what is listed, where that is a snapshot. Raises ExitError, and StoreError for what a LIST gave."""
     store = RetryingStore(bucket, RetryPolicy(deadline_seconds=STARTUP_SECONDS))
+    listed, once = (store, bucket) if names is None else (names, names)
     for again in (True, False):
-        page = await _listed(store if names is None else names, source.prefix)
-        found = _spread([info for info in page.objects if info.id.size and not info.archived])
-        if await _read_one(store, source, found) or not found or names is not None:
+        # One LIST shows that there is a bucket. Where it names nothing that can be read, another one looks deeper.
+        found = _readable(await listed.list_page(source.prefix, limit=1)) or await _deeper(once, source.prefix)
+        refused = await _read_one(store, found)
+        if isinstance(refused, Denied) and len(found) == 1:
+            found = await _deeper(once, source.prefix) or found
+            refused = await _read_one(store, found)
+        if refused is None or (names is not None and isinstance(refused, _CHANGES)):
             return
-        if not again:
-            raise ExitError(
-                one_line(
-                    f"{source} can be listed, but not read: the store has another {found[0].id.key!r} than it lists"
-                ),
-                ExitCode.STORE,
+        if not again or not isinstance(refused, _CHANGES):
+            line = (
+                f"{source} can be listed, but not read: GET of {found[-1].id.key!r} gave {refused}; {_advice(refused)}"
             )
+            raise ExitError(one_line(line), ExitCode.STORE)
 
 
-async def _listed(store: ObjectStore, prefix: str) -> ListPage:
-    try:
-        return await store.list_page(prefix, flat=True)
-    except Denied as error:
-        # Some policies allow one directory at a time only.
-        try:
-            return await store.list_page(prefix, flat=False)
-        except StoreError:
-            raise error from None
+async def _deeper(store: ObjectStore, prefix: str) -> list[ObjectInfo]:
+    """A few objects of the first page of all, from one end of it to the other; none where it cannot be had.
+
+    A policy may allow one directory at a time only, and a page may hold what cannot be read: no reason not to mount.
+    """
+    with suppress(StoreError), trio.move_on_after(_SAMPLE_SECONDS):
+        found = _readable(await store.list_page(prefix, flat=True))
+        return found[:: max(-(-len(found) // _NREADS), 1)]
+    return []
 
 
-async def _read_one(store: ObjectStore, source: Source, found: list[ObjectInfo]) -> bool:
-    """Whether one of them could be read; not, where all have changed meanwhile."""
-    refused: tuple[ObjectInfo, StoreError] | None = None
+def _readable(page: ListPage) -> list[ObjectInfo]:
+    return [info for info in page.objects if info.id.size and not info.archived and _is_text(info.id.key)]
+
+
+def _is_text(key: str) -> bool:
+    """Whether a request can hold it: not, if it stands for bytes that are no UTF-8."""
+    return not any("\ud800" <= char <= "\udfff" for char in key)
+
+
+async def _read_one(store: ObjectStore, found: list[ObjectInfo]) -> StoreError | None:
+    """None where one of them can be read or there is none; else what the last one gave. Raises WrongRegion."""
+    refused: StoreError | None = None
     for info in found:
         try:
             await store.get_range(info.id, ByteRange(0, 1), lambda piece: None)
-            return True
+            return None
         except WrongRegion:
             raise
-        except (NotFound, ObjectChanged):
-            continue
         except StoreError as error:
-            refused = info, error
-            if not isinstance(error, Denied):
-                break
-    if refused is None:
-        return False
-    info, why = refused
-    line = f"{source} can be listed, but not read: GET of {info.id.key!r} gave {why}"
-    raise ExitError(one_line(f"{line}; {_advice(why)}"), ExitCode.STORE)
-
-
-def _spread(infos: list[ObjectInfo]) -> list[ObjectInfo]:
-    """A few of a page, from one end of it to the other: what may be read is often a matter of the first directory."""
-    step = max(-(-len(infos) // _NREADS), 1)
-    return infos[::step]
+            refused = error
+            if not isinstance(error, (Denied, *_CHANGES)):
+                return error
+    return refused
 
 
 def _advice(error: StoreError) -> str:
     match error:
+        case NotFound() | ObjectChanged():
+            return "the store has other objects than it lists"
         case Denied() if "SSE-C" in str(error):
             return "or mount a prefix of what is not"
         case Denied():

@@ -60,6 +60,8 @@ _DAEMON_END_SECONDS: Final = 30.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; prints one line for whatever went wrong."""
+    # What goes wrong ends in one line; only a mount has a log.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], ExitCode] = arguments.run
