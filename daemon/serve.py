@@ -74,6 +74,10 @@ _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
 
 
+_FROZEN_BY_TTL: Final = "names are frozen by --metadata-ttl inf; s3stream-fs refresh shows what there is now"
+_FROZEN_BY_INDEX: Final = "names are those of the snapshot; take a new one with s3stream-fs index, and mount that"
+
+
 def run(
     config: MountConfig, connection: Connection, on_ready: Callable[[], None], on_progress: Callable[[str], None]
 ) -> None:
@@ -137,12 +141,21 @@ async def _serve(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
-        fetcher = Fetcher(store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery)
-        reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         shelf = Shelf(config.disk.directory, _NAMES_NBYTES)
         stack.callback(shelf.close)
         archive = await stack.enter_async_context(_archive(config, space))
-        tree = Tree(store, shelf, archive, ttl_seconds=config.metadata_ttl_seconds, nursery=nursery)
+        tree = Tree(
+            store,
+            shelf,
+            archive,
+            ttl_seconds=config.metadata_ttl_seconds,
+            frozen=_FROZEN_BY_TTL if config.index is None else _FROZEN_BY_INDEX,
+            nursery=nursery,
+        )
+        fetcher = Fetcher(
+            store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery, tree.outdated_nowait
+        )
+        reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         inodes = InodeTable(config.source.prefix)
         nursery.start_soon(give_memory_back, config.memory_limit_nbytes, lambda: inodes.forgotten)
         filesystem = FileSystem(

@@ -54,10 +54,10 @@ def run_filesystem(
         config = FileSystemConfig(AttributeConfig(uid=1, gid=2), ttl, deadline_seconds=30, mounted_at_ns=7)
         async with open_disk_tier(DiskTierConfig(folder, 0), "x") as disk, trio.open_nursery() as nursery:
             memory = MemoryTier(64 * MIB)
-            fetcher = Fetcher(store, memory, disk, FetchConfig(), Congestion(16), nursery)
+            tree = Tree(store, Shelf(None, 1 << 30), ttl_seconds=ttl, nursery=nursery)
+            fetcher = Fetcher(store, memory, disk, FetchConfig(), Congestion(16), nursery, tree.outdated_nowait)
             reader = Reader(fetcher, ReadAheadConfig(), 64 * MIB)
             inodes = InodeTable(prefix)
-            tree = Tree(store, Shelf(None, 1 << 30), ttl_seconds=ttl, nursery=nursery)
             await case(Rig(store, FileSystem(tree, inodes, reader, disk, config), inodes))
             nursery.cancel_scope.cancel()
 

@@ -47,6 +47,10 @@ def _answered(
             raise
         except S3StreamError as error:
             raise pyfuse3.FUSEError(errno_of(error)) from None
+        except trio.Cancelled:
+            # The end. It may hold a directory's lock, for which the thread waits that tells the kernel of a name, and
+            # no process ends before all its threads do. Whoever called this is cancelled all the same.
+            raise pyfuse3.FUSEError(errno.ENOTCONN) from None
         except Exception:
             log.exception("bug: %s%r", handler.__name__, args)
             raise pyfuse3.FUSEError(errno.EIO) from None
@@ -130,7 +134,8 @@ class Operations(pyfuse3.Operations):
         # What is known goes out now; the kernel comes back for the rest.
         for row in listing.rows_nowait(position - 2):
             attributes = self._filesystem.show(row)
-            shown = _entry(Found(attributes, valid_seconds))
+            certain = self._filesystem.is_certain(listing, row)
+            shown = _entry(Found(attributes, valid_seconds if certain else 0.0))
             position += 1
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(row.name), shown, position):
                 self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it

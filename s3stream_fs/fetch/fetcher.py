@@ -7,7 +7,7 @@ does).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ import trio
 
 from s3stream_fs.cache.disk import Claim, DiskTier
 from s3stream_fs.cache.memory import MemoryTier, Part
-from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable
 from s3stream_fs.fetch.concurrency import Concurrency
 from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
 from s3stream_fs.fetch.hedging import HedgePolicy
@@ -93,13 +93,16 @@ class Fetcher:
         config: FetchConfig,
         congestion: Congestion,
         nursery: trio.Nursery,
+        outdated: Callable[[ObjectId], None] = lambda _: None,
     ) -> None:
+        """``outdated`` is called whenever a GET, wanted by whomever, finds that the store has not got a version."""
         self._store = store
         self._memory = memory
         self._disk = disk
         self._config = config
         self._congestion = congestion
         self._nursery = nursery
+        self._outdated = outdated
         self._hedging = HedgePolicy()
         self._concurrency = Concurrency()
         self._unanswered: dict[Flight, None] = {}
@@ -444,7 +447,12 @@ class Fetcher:
         else:
             self._disk.release_nowait(part.object_id, part.byte_range)
             self._failed += error is not None
+            gone = isinstance(error, NotFound | ObjectChanged)
+            if gone:
+                self._outdated(part.object_id)  # before those who wait for it hear of it
             self._land(flight, error or StoreUnavailable("the request was abandoned"))
+            if gone:
+                self.drop_ahead_nowait(part.object_id)
         self._start_what_may()
 
     def _remember_unsaved(self, part: Part) -> None:

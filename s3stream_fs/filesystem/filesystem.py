@@ -34,6 +34,12 @@ FOREVER_SECONDS: Final = 10 * 365 * 86400.0
 """What an infinite time to live becomes where a finite number is needed."""
 
 
+_TOLD_SECONDS: Final = 0.2
+"""How long a reader whose file was replaced may be kept from hearing of it, until the kernel was told that the name
+stands for something else, which takes some 0.1 ms. It takes as long as somebody's lookup in the same directory, where
+one waits for the store; and whoever holds a directory's lock may wait for this very read."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileSystemConfig:
     """``deadline_seconds`` bounds every single operation, ``metadata_ttl_seconds`` is how old a name may be."""
@@ -155,6 +161,10 @@ class FileSystem:
             if number is not None:
                 return number, name
 
+    def is_certain(self, listing: Listing, row: Row) -> bool:
+        """Whether an entry's name stands, as far as is known, for what the listing says; else a lookup has to ask."""
+        return self._tree.believes(listing, row)
+
     def number_of(self, row: Row) -> int:
         """The inode number that an entry has, without remembering it."""
         return self._inodes.number_of(row)
@@ -167,9 +177,15 @@ class FileSystem:
         return directory_attributes(number, self._config.mounted_at_ns, self._config.attributes)
 
     def open(self, number: int) -> int:
-        """The size of a file that may be read. Raises Archived. A binding may leave it out: reads check it too."""
+        """The size of a file that may be read. Raises Archived. A binding may leave it out: reads check it too.
+
+        Raises ObjectChanged for a version that was replaced, upon which the kernel looks the name up again by itself.
+        """
         self._opens += 1
-        return self._readable(number).info.id.size
+        object_id = self._readable(number).info.id
+        if self._tree.is_outdated(object_id):
+            raise ObjectChanged(f"{object_id.key!r} was replaced")
+        return object_id.size
 
     def whole_file(self, number: int) -> DataFile | None:
         """A local file with exactly the bytes of this one, if the disk tier has it and has seen that it is right."""
@@ -197,10 +213,19 @@ class FileSystem:
         return self._reader.read_nowait(self._readable(number).info.id, offset, size)
 
     async def fetch(self, number: int, offset: int, size: int) -> memoryview:
-        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand."""
+        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand.
+
+        Of an object that was replaced the kernel is told before the reader is, unless that takes long: whoever opens it
+        again shall find the new one.
+        """
         object_id = self._readable(number).info.id
         with self._deadline("read", object_id.key):
-            return await self._reader.fetch(object_id, offset, size)
+            try:
+                return await self._reader.fetch(object_id, offset, size)
+            except (ObjectChanged, NotFound):
+                with trio.move_on_after(_TOLD_SECONDS):
+                    await self._tree.changes.wait_told()
+                raise
 
     def xattr_names(self, number: int) -> list[bytes]:
         """The names of an inode's extended attributes."""

@@ -114,7 +114,8 @@ class Archive:
         self._config = config
         self._db: sqlite3.Connection | None = None
         self._turn = trio.Lock()
-        self._queue: deque[Archived] = deque()
+        self._queue: deque[Archived | str] = deque()
+        """What is to be written; of a prefix alone the listing is to be dropped."""
         self._queued = trio.lowlevel.ParkingLot()
         self._may_have_any = False
         self._damaged = False
@@ -140,6 +141,12 @@ class Archive:
         """Have a listing written, soon."""
         if self._db is not None and len(self._queue) < _MAX_QUEUED:
             self._queue.append(archived)
+            self._queued.unpark()
+
+    def drop_nowait(self, prefix: str) -> None:
+        """Have a directory's listing taken away, soon: it is not right any more."""
+        if self._db is not None and len(self._queue) < _MAX_QUEUED and not (self._queue and self._queue[-1] == prefix):
+            self._queue.append(prefix)
             self._queued.unpark()
 
     def statistics(self) -> ArchiveStatistics:
@@ -172,10 +179,11 @@ class Archive:
 
     async def _write_batch(self) -> None:
         async with self._turn:
-            batch = []
+            batch: list[_Packed | str] = []
             for _ in range(min(_BATCH, len(self._queue))):
+                queued = self._queue.popleft()
                 with suppress(StoreUnavailable):  # the disk has lost some of it meanwhile
-                    batch.append(_Packed.of(self._queue.popleft()))
+                    batch.append(queued if isinstance(queued, str) else _Packed.of(queued))
             try:
                 await trio.to_thread.run_sync(self._save, batch)
             except (sqlite3.Error, OSError) as error:
@@ -245,17 +253,22 @@ class Archive:
             return None  # the clock was set back
         return Archived(prefix, listed_ms, digest, pieces)
 
-    def _save(self, batch: list[_Packed]) -> None:
+    def _save(self, batch: list[_Packed | str]) -> None:
         db, space = self._db, self._config.space
         if db is None:
             return
-        nbytes = sum(len(piece) for packed in batch for piece in packed.pieces)
+        nbytes = sum(len(piece) for packed in batch if isinstance(packed, _Packed) for piece in packed.pieces)
         if nbytes > self._config.limit_nbytes or not self._config.has_room(nbytes):
+            batch, nbytes = [dropped for dropped in batch if isinstance(dropped, str)], 0
+        if not batch:
             return
         db.execute("BEGIN IMMEDIATE")
         try:
             self._shrink(db, nbytes)
             for packed in batch:
+                if isinstance(packed, str):
+                    self._remove(db, "space = ? AND prefix = ?", (space, packed))
+                    continue
                 same = (packed.listed_ms, space, packed.prefix, packed.digest)
                 if db.execute(
                     "UPDATE listing SET listed_ms = ? WHERE space = ? AND prefix = ? AND digest = ?", same
@@ -274,7 +287,7 @@ class Archive:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             raise
-        self._saved += len(batch)
+        self._saved += sum(isinstance(packed, _Packed) for packed in batch)
 
     def _shrink(self, db: sqlite3.Connection, more_nbytes: int) -> None:
         """Let the oldest go where the file would become too large."""

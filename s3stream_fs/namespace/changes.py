@@ -29,8 +29,10 @@ class Changes:
         self._any = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._told = trio.lowlevel.ParkingLot()
-        self._idle = False
-        """Who takes them has passed on all that it took, and waits for more."""
+        self._nannounced = 0
+        self._ntaken = 0
+        self._ntold = 0
+        """Those that have been passed on: who asks for the next one has done so with all that it took before."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -39,6 +41,7 @@ class Changes:
         """Where there are too many it is left out: it shows when what was said of the name has grown old."""
         if len(self._queue) < _MOST:
             self._queue.append(change)
+            self._nannounced += 1
             self._any.unpark()
 
     async def announce(self, change: Change) -> None:
@@ -49,18 +52,16 @@ class Changes:
 
     async def next(self) -> Change:
         """The next one. Who comes back for it has passed on the last."""
-        if not self._queue:
-            self._idle = True
-            self._told.unpark_all()
-            try:
-                while not self._queue:
-                    await self._any.park()
-            finally:
-                self._idle = False
+        self._ntold = self._ntaken
+        self._told.unpark_all()
+        while not self._queue:
+            await self._any.park()
         self._room.unpark()
+        self._ntaken += 1
         return self._queue.popleft()
 
     async def wait_told(self) -> None:
-        """Return once all that was announced has been passed on."""
-        while self._queue or not self._idle:
+        """Return once all that has been announced so far was passed on, whatever else is announced meanwhile."""
+        nannounced = self._nannounced
+        while self._ntold < nannounced:
             await self._told.park()

@@ -78,6 +78,7 @@ class Listing:
         "_rows",
         "_shelf",
         "_starts",
+        "asked_at",
         "complete",
         "digest",
         "error",
@@ -85,6 +86,7 @@ class Listing:
         "hidden",
         "lanes",
         "marker_nbytes",
+        "nchanged",
         "npages",
         "ordered",
         "prefix",
@@ -95,6 +97,10 @@ class Listing:
         self._shelf = shelf
         self.fresh_until = fresh_until
         """Until when its answers may be given; in the tree's clock."""
+        self.asked_at = 0
+        """When it was begun, in moments of ``Outdated``; 0 for what an earlier process has left."""
+        self.nchanged = 0
+        """Names that it shows, or may come to show, as what they are not any more."""
         self.complete = False
         self.npages = 0
         self.error: StoreError | None = None

@@ -1,7 +1,8 @@
 """The listings that are kept, by directory, and the tasks that load them: one in flight for each directory.
 
 Owns how long a listing is answered from. One that has grown old is loaded anew when somebody asks, and if the directory
-is what it was, the old one goes on: whoever has it, the kernel too, need not be told of it again.
+is what it was, the old one goes on: whoever has it, the kernel too, need not be told of it again. While a renewal is
+being loaded, before its time, answers come from the old one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.archive import Archive, Archived
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import ListFrom, Loader
+from s3stream_fs.namespace.outdated import Outdated
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.types import ListPage
 
@@ -43,6 +45,7 @@ class Listings:
         list_from: ListFrom,
         shelf: Shelf,
         archive: Archive | None,
+        outdated: Outdated,
         ended: Callable[[Listing], None],
         *,
         ordered: bool,
@@ -53,12 +56,15 @@ class Listings:
         self._list_from = list_from
         self._shelf = shelf
         self._archive = archive
+        self._outdated = outdated
         self._ended = ended
         self._ordered = ordered
         self._ttl_seconds = ttl_seconds
         self._nursery = nursery
         self._kept: dict[str, Listing] = {}
         """By prefix, least recently used first."""
+        self._renewals: dict[str, Listing] = {}
+        """Being loaded, while the one that is kept is answered from."""
         self._started = 0
         self._unchanged = 0
 
@@ -69,11 +75,12 @@ class Listings:
     def fresh(self, prefix: str) -> Listing | None:
         """One whose answers may be given, or that is being loaded."""
         listing = self._kept.get(prefix)
-        if listing is None or listing.error is not None:
-            return None
-        if not listing.loading and listing.fresh_until <= trio.current_time():
-            return None
-        self._kept[prefix] = self._kept.pop(prefix)  # now the most recently used
+        if listing is None or not _is_fresh(listing):
+            listing = self._renewals.pop(prefix, None)
+            if listing is None:
+                return None
+        self._kept.pop(prefix, None)
+        self._kept[prefix] = listing  # now the most recently used
         return listing
 
     def open(self, prefix: str) -> Listing:
@@ -82,22 +89,37 @@ class Listings:
         return self._begin(prefix, anew=False) if listing is None else listing
 
     def load(self, prefix: str) -> Listing:
-        """A new one, that is now being loaded, in the place of the one that is kept."""
+        """A new one, that is now being loaded. It takes the place of the one that is kept, at once where that is not
+        answered from, else when it is complete."""
         return self._begin(prefix, anew=True)
+
+    def renewal(self, prefix: str) -> Listing | None:
+        """The one that is being loaded to take the place of the one that is kept."""
+        return self._renewals.get(prefix)
+
+    def changed(self, prefix: str) -> None:
+        """What is known of a directory is not all right any more: no later process shall be told of it."""
+        if self._archive is not None:
+            self._archive.drop_nowait(prefix)
 
     def _begin(self, prefix: str, *, anew: bool) -> Listing:
         fresh_until = trio.current_time() + self._ttl_seconds
         listing = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
-        before = self._kept.pop(prefix, None)
-        self._kept[prefix] = listing
+        before = self._kept.get(prefix)
+        if before is not None and before.complete and _is_fresh(before):
+            self._renewals[prefix] = listing
+        else:
+            self._kept.pop(prefix, None)
+            self._kept[prefix] = listing
         self._started += 1
         self._nursery.start_soon(self._load, listing, before, anew)
         return listing
 
-    def take(self, prefix: str, page: ListPage, fresh_until: float) -> None:
+    def take(self, prefix: str, page: ListPage, fresh_until: float, asked_at: int) -> None:
         """Keep what is known of a directory otherwise: a page that is all of it."""
         if self.fresh(prefix) is None:
             listing = self._kept[prefix] = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
+            listing.asked_at = asked_at
             listing.add_page(page)
             listing.finish()
             self._ended(listing)
@@ -118,6 +140,7 @@ class Listings:
         try:
             if anew or before is not None or not await self._take_archived(listing):
                 listed_ms = int(time.time() * 1000)
+                listing.asked_at = self._outdated.moment
                 await Loader(listing, self._list_from).load()
                 listing.finish()
                 if self._archive is not None and listing.hidden is None and listing.marker_nbytes == 0:
@@ -128,15 +151,22 @@ class Listings:
             log.exception("bug: listing %r", listing.prefix)
             listing.fail(StoreUnavailable("internal error, see the log"))
         self._ended(listing)
+        prefix = listing.prefix
+        if self._renewals.get(prefix) is listing:
+            del self._renewals[prefix]
+            if listing.complete and self._kept.get(prefix) in (before, None):
+                self._kept[prefix] = listing
         if listing.error is not None:
-            if self._kept.get(listing.prefix) is listing:
-                del self._kept[listing.prefix]
+            if self._kept.get(prefix) is listing:
+                del self._kept[prefix]
             return
         if before is not None and before.complete and before.digest == listing.digest:
             self._unchanged += 1
             before.fresh_until = listing.fresh_until
-            if self._kept.get(listing.prefix) is listing:
-                self._kept[listing.prefix] = before
+            before.asked_at = listing.asked_at
+            before.nchanged = listing.nchanged
+            if self._kept.get(prefix) is listing:
+                self._kept[prefix] = before
         self._shrink()
 
     async def _take_archived(self, listing: Listing) -> bool:
@@ -158,3 +188,8 @@ class Listings:
             if listing.complete:
                 del self._kept[prefix]
             del listing  # or its rows would still count
+
+
+def _is_fresh(listing: Listing) -> bool:
+    """Whether its answers may be given, or it is being loaded."""
+    return listing.error is None and (listing.loading or listing.fresh_until > trio.current_time())

@@ -59,17 +59,21 @@ class Refresh:
             if before is not None:
                 await before.wait_complete()  # it began before we were asked, and may have missed what there is now
             after = self._listings.load(prefix)
-            await after.wait_complete()
-            if after.error is not None:
-                self.progress.ndirectories_failed += 1
-            elif before is not None and before.complete:
-                try:
-                    await self._compare(before, after)
-                except StoreError:  # the disk has lost what was known
-                    self.progress.ndirectories_failed += 1
+            await self.announce_changes(before, after)
             self.progress.ndirectories_done += 1
         finally:
             limiter.release_on_behalf_of(prefix)
+
+    async def announce_changes(self, before: Listing | None, after: Listing) -> None:
+        """Announce in what a listing, once it is complete, differs from the one before it."""
+        await after.wait_complete()
+        if after.error is not None:
+            self.progress.ndirectories_failed += 1
+        elif before is not None and before.complete:
+            try:
+                await self._compare(before, after)
+            except StoreError:  # the disk has lost what was known
+                self.progress.ndirectories_failed += 1
 
     async def _compare(self, before: Listing, after: Listing) -> None:
         if before.digest == after.digest:

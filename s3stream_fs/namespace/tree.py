@@ -8,6 +8,7 @@ a LIST). Where the store refuses that, and lists the directory all the same, the
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings, ListingsStatistics
+from s3stream_fs.namespace.outdated import Outdated
 from s3stream_fs.namespace.proofs import listed, proven
 from s3stream_fs.namespace.refresh import Refresh, RefreshProgress
 from s3stream_fs.namespace.rows import Row, row_of
@@ -42,6 +44,13 @@ _LEAST_KEPT_SECONDS: Final = 1.0
 _LOOKUPS_BEFORE_LISTING: Final = 4
 """How many different names may be asked for one by one before the directory is listed. A guess: a script that opens a
 few known files pays for those; one that probes or walks pays one LIST per 1,000 entries."""
+
+_CHANGES_BEFORE_LISTING: Final = 4
+"""In how many names a directory is found to have changed before it is listed again, and at least as many as that takes
+requests: one for each name cost as much by then, and the next ones shall be found out before somebody reads them."""
+
+_PAGE: Final = 1000
+"""Entries of a listing that one request brings."""
 
 _WALK_TTL_SECONDS: Final = 5.0
 """With a shorter time to live what is listed ahead of a walk would be too old when the walk comes to it."""
@@ -68,7 +77,8 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TreeStatistics:
-    """``answered_from_*`` count lookups that cost no request of their own; ``hidden_keys`` those no path can name."""
+    """``answered_from_*`` count lookups that cost no request of their own; ``hidden_keys`` those no path can name;
+    ``outdated`` how often a GET has found that an object was replaced or deleted."""
 
     lookups: int
     answered_from_listings: int
@@ -76,6 +86,7 @@ class TreeStatistics:
     listings: ListingsStatistics
     hidden_keys: int
     unreachable_markers: int
+    outdated: int
 
 
 class Tree:
@@ -86,14 +97,22 @@ class Tree:
         archive: Archive | None = None,
         *,
         ttl_seconds: float,
+        frozen: str = "names are frozen",
         nursery: trio.Nursery,
     ) -> None:
+        """``frozen``: why names stay what they are where the time to live has no end, and what to do; for the log."""
         self._store = store
         self._ttl_seconds = ttl_seconds
+        self._frozen = frozen
+        self._said_frozen = False
+        self._nursery = nursery
+        self._outdated = Outdated()
+        self._noutdated = 0
         self._listings = Listings(
             self._list,
             shelf,
             archive,
+            self._outdated,
             self._on_end,
             ordered=store.lists_any_prefix,
             ttl_seconds=ttl_seconds,
@@ -126,7 +145,9 @@ class Tree:
         if listing is None:
             return None
         row = listing.find(name)
-        if isinstance(row, Unknown) or (row is not None and row.archived):
+        if isinstance(row, Unknown):
+            return None
+        if row is not None and (row.archived or not self._outdated.believes(row.identity, listing.asked_at)):
             return None
         self._lookups += 1
         self._answered_from_listings += 1
@@ -148,15 +169,74 @@ class Tree:
     def open_listing(self, prefix: str) -> Listing:
         """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
         listing = self._listings.open(prefix)
+        if listing.complete and listing.nchanged > 0:
+            listing = self._renew(listing)
         for ahead in self._walks.on_open(prefix, self._listings.get):
             self._listings.open(ahead)
         return listing
+
+    def outdated_nowait(self, object_id: ObjectId) -> None:
+        """The store has just said that it does not have this version any more.
+
+        Whoever looks the name up next asks the store for it, and the kernel is told that it shall. A directory in which
+        several names have changed is listed again. Where names are frozen nothing follows but a line in the log.
+        """
+        self._noutdated += 1
+        if math.isinf(self._ttl_seconds):
+            self._say_frozen(object_id)
+            return
+        prefix, name, identity = _place_of(object_id)
+        if not self._outdated.report(identity, trio.current_time()):
+            return
+        answer = self._answers.get((prefix, name))
+        if answer is not None and answer.row is not None and answer.row.identity == identity:
+            del self._answers[prefix, name]
+        self.changes.announce_nowait(Change(prefix, name))
+        listing = self._listings.get(prefix)
+        if listing is None or listing.nchanged == 0:
+            self._listings.changed(prefix)
+        for known in (listing, self._listings.renewal(prefix)):
+            if known is not None and known.error is None:
+                row = known.find(name)
+                known.nchanged += isinstance(row, Unknown) or (row is not None and row.identity == identity)
+        if (
+            listing is not None
+            and listing.complete
+            and listing.nchanged >= max(_CHANGES_BEFORE_LISTING, len(listing) // _PAGE)
+        ):
+            self._renew(listing)
+
+    def is_outdated(self, object_id: ObjectId) -> bool:
+        """Whether the store has said that it does not have this version any more, and not otherwise since."""
+        return self._outdated.holds(_place_of(object_id)[2])
+
+    def believes(self, listing: Listing, row: Row) -> bool:
+        """Whether an entry of a listing is, as far as is known, what its name stands for."""
+        return self._outdated.believes(row.identity, listing.asked_at)
+
+    def _renew(self, before: Listing) -> Listing:
+        """The listing that is being loaded to take the place of this one; what is different in it is announced."""
+        after = self._listings.renewal(before.prefix)
+        if after is None:
+            after = self._listings.load(before.prefix)
+            self._nursery.start_soon(Refresh(self._listings, self.changes.announce).announce_changes, before, after)
+        return after
+
+    def _say_frozen(self, object_id: ObjectId) -> None:
+        if not self._said_frozen:
+            self._said_frozen = True
+            log.warning(
+                "%r was replaced or deleted in the bucket, and what is not cached of it cannot be read: %s (said once)",
+                object_id.key,
+                self._frozen,
+            )
 
     async def refresh(self, root: str, path: list[bytes], progress: Callable[[RefreshProgress], None]) -> None:
         """Ask again for all that is known of a path below the prefix ``root``, on the way to it, and below it.
 
         What has changed is announced. ``progress`` is told once, and then kept up to date.
         """
+        self._said_frozen = False  # it is said once more of what changes from here on
         refresh = Refresh(self._listings, self.changes.announce)
         progress(refresh.progress)
         prefix = root
@@ -184,6 +264,7 @@ class Tree:
             listings=self._listings.statistics(),
             hidden_keys=self._hidden_keys,
             unreachable_markers=self._unreachable_markers,
+            outdated=self._noutdated,
         )
 
     async def _answer(self, prefix: str, name: bytes, text: str) -> Answer:
@@ -198,7 +279,9 @@ class Tree:
                 # of a million keys has a thousand of them.
                 await listing.wait_first_page()
                 row = listing.find(name)
-                if not isinstance(row, Unknown):
+                if row is None or (
+                    not isinstance(row, Unknown) and self._outdated.believes(row.identity, listing.asked_at)
+                ):
                     self._answered_from_listings += 1
                     return Answer(row, listing.fresh_until)
             kept = self._answers.get((prefix, name))
@@ -220,12 +303,18 @@ class Tree:
         done = self._asking[prefix, name] = trio.Event()
         try:
             self._asked_lately(prefix).add(name)
-            fresh_until = trio.current_time() + self._ttl_seconds
-            try:
-                answer = Answer(await self._ask_for(prefix, name, text), fresh_until)
-            except Denied as refusal:
-                answer = await self._answer_by_listing(prefix, name)
-                self._report_refusal(prefix, refusal)
+            while True:
+                fresh_until = trio.current_time() + self._ttl_seconds
+                moment = self._outdated.moment
+                try:
+                    row = await self._ask_for(prefix, name, text, moment)
+                except Denied as refusal:
+                    answer = await self._answer_by_listing(prefix, name)
+                    self._report_refusal(prefix, refusal)
+                    break
+                answer = Answer(row, fresh_until)
+                if row is None or self._outdated.believes(row.identity, moment):
+                    break  # else a reader has found out otherwise meanwhile
             self._answers[prefix, name] = answer
             return answer
         finally:
@@ -250,7 +339,7 @@ class Tree:
             self._refusal_reported = True
             log.info("the store tells of no single names, but lists their directories: %s", refusal)
 
-    async def _ask_for(self, prefix: str, name: bytes, text: str) -> Row | None:
+    async def _ask_for(self, prefix: str, name: bytes, text: str, moment: int) -> Row | None:
         """One LIST that begins with the name tells whether it is a file, a directory, or nothing.
 
         It is flat, so that it also tells of names further down, which are probably asked for next: a path through
@@ -269,10 +358,11 @@ class Tree:
         if any(below.id.key.startswith(key + "/") for below in page.objects):
             if self._ttl_seconds > 0 and page.next_token is None:
                 for directory, entries in listed(key + "/", page):
-                    self._listings.take(directory, entries, fresh_until)
+                    self._listings.take(directory, entries, fresh_until, moment)
             elif self._ttl_seconds > 0:
                 for above, inside, row in proven(key + "/", page):
-                    self._answers[above, inside] = Answer(row, fresh_until)
+                    if self._outdated.believes(row.identity, moment):
+                        self._answers[above, inside] = Answer(row, fresh_until)
             return row_of(prefix, name, None)
         return None if info is None else row_of(prefix, name, info)
 
@@ -341,10 +431,12 @@ class Tree:
     def _supersede_answers(self, listing: Listing, names: set[bytes]) -> None:
         """The listing now speaks for these names. Where it says something else than was answered, announce it."""
         for name in names:
+            found = listing.find(name)
+            if isinstance(found, Row) and not self.believes(listing, found):
+                continue
             answer = self._answers.pop((listing.prefix, name), None)
             if answer is None or answer.fresh_until <= trio.current_time():
                 continue
-            found = listing.find(name)
             if (found.entry if isinstance(found, Row) else found) != answer.entry:
                 self.changes.announce_nowait(Change(listing.prefix, name))
 
@@ -361,3 +453,11 @@ class Tree:
             log.warning(
                 "%r is shown as a directory; its %d bytes cannot be read", listing.prefix, listing.marker_nbytes
             )
+
+
+def _place_of(object_id: ObjectId) -> tuple[str, bytes, bytes]:
+    """The directory and the name under which an object is shown, and the identity of the version."""
+    key = object_id.key
+    cut = key.rfind("/") + 1
+    prefix, name = key[:cut], key[cut:].encode("utf-8", "surrogatepass")
+    return prefix, name, row_of(prefix, name, ObjectInfo(object_id, 0)).identity

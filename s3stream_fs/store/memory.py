@@ -29,8 +29,9 @@ class _Failure:
 class MemoryStore:
     """Objects by key. ``requests`` tells what was asked for: (kind, key or prefix), and a GET's start and stop.
 
-    While ``gate`` is an Event, every request waits for it, after it was noted. ``seconds``, where it is set, says how
-    long each request takes, one after the other. A ``directory_bucket`` lists as those of S3 Express One Zone do.
+    While ``gate`` is an Event, every request waits for it, after it was noted; while ``answer_late`` is one, every LIST
+    waits for it with its answer in hand. ``seconds``, where it is set, says how long each request takes, one after the
+    other. A ``directory_bucket`` lists as those of S3 Express One Zone do.
     """
 
     def __init__(self, page_limit: int = 1000, *, directory_bucket: bool = False) -> None:
@@ -40,6 +41,7 @@ class MemoryStore:
         self._failures: list[_Failure] = []
         self.requests: list[tuple[str | int, ...]] = []
         self.gate: trio.Event | None = None
+        self.answer_late: trio.Event | None = None
         self.seconds: Iterator[float] | None = None
 
     @property
@@ -78,6 +80,12 @@ class MemoryStore:
         failure = await self._begin("LIST", prefix)
         if failure is not None:
             raise failure.error.again()
+        page = self._page(prefix, token, after, limit, flat)
+        if self.answer_late is not None:
+            await self.answer_late.wait()
+        return page
+
+    def _page(self, prefix: str, token: str | None, after: str, limit: int, flat: bool) -> ListPage:
         if self._directory_bucket:
             return self._scattered_page(prefix, token, after, limit, flat)
         keys = sorted(self._objects, key=str.encode)

@@ -138,6 +138,8 @@ def test_names_stand_still_and_bytes_are_never_other_ones(
         (mount.path / "d/e/f/g").read_bytes()
     assert (mount.path / "a").read_bytes() == b"file a"
     assert (bucket.count("HEAD"), bucket.count("GET")) == (0, bucket.count("GET"))
+    (said,) = (line for line in mount.log_text().splitlines() if "was replaced" in line)
+    assert "take a new one with s3stream-fs index" in said
 
 
 def test_a_mount_of_a_part(bucket: S3Server, index: Callable[..., Any], mounted: Mounted, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from s3stream_fs.cache.config import DiskTierConfig
 from s3stream_fs.cache.disk import DiskTier, open_disk_tier
 from s3stream_fs.cache.memory import MemoryTier
 from s3stream_fs.cache.policy import Reserve
-from s3stream_fs.errors import ObjectChanged, StoreUnavailable
+from s3stream_fs.errors import NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.fetch.flight import Flight
 from s3stream_fs.reading.reader import Reader
@@ -37,6 +37,8 @@ class Rig:
     disk: DiskTier
     fetcher: Fetcher
     reader: Reader
+    outdated: list[ObjectId]
+    """What was said to be no more."""
 
     def gets(self) -> list[tuple[int, int]]:
         return [(int(request[2]), int(request[3])) for request in self.store.requests if request[0] == "GET"]
@@ -56,9 +58,10 @@ def run(
         tier = MemoryTier(memory)
         config = DiskTierConfig(folder, disk, Reserve(0.0), queue)
         async with open_disk_tier(config, "x") as disk_tier, trio.open_nursery() as nursery:
-            fetcher = Fetcher(store, tier, disk_tier, FetchConfig(), Congestion(slots), nursery)
+            outdated: list[ObjectId] = []
+            fetcher = Fetcher(store, tier, disk_tier, FetchConfig(), Congestion(slots), nursery, outdated.append)
             with trio.fail_after(60):
-                await case(Rig(store, tier, disk_tier, fetcher, Reader(fetcher, ReadAheadConfig(), memory)))
+                await case(Rig(store, tier, disk_tier, fetcher, Reader(fetcher, ReadAheadConfig(), memory), outdated))
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=None if disk else MockClock(autojump_threshold=0))
@@ -498,3 +501,27 @@ def test_object_id_is_all_that_names_bytes(tmp_path: Path) -> None:
         assert bytes(await rig.reader.read(ObjectId("key", one.etag, 3), 0, 3)) == b"one"
 
     run(tmp_path, case)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_read_ahead_and_warming_find_out_too_that_an_object_is_no_more(tmp_path: Path, deleted: bool) -> None:
+    async def case(rig: Rig) -> None:
+        old = rig.store.put("key", DATA)
+        assert await rig.reader.read(old, 0, 4096) == DATA[:4096]
+        assert rig.outdated == []
+        rig.store.delete("key")
+        if not deleted:
+            rig.store.put("key", DATA[::-1])
+        ngets = len(rig.gets())
+        parts = tuple(ByteRange(start * MIB, (start + 1) * MIB) for start in range(10, 30))
+        rig.fetcher.want_nowait(old, parts, MIB)
+        await wait_all_tasks_blocked()
+        assert set(rig.outdated) == {old}
+        assert len(rig.gets()) - ngets < len(parts)  # what is still queued is not asked for in vain
+        rig.outdated.clear()
+        with pytest.raises(NotFound if deleted else ObjectChanged):
+            await rig.fetcher.bring(old, ByteRange(32 * MIB, 33 * MIB), MIB)
+        assert rig.outdated == [old]
+        assert await rig.reader.read(old, 0, 4096) == DATA[:4096]
+
+    run(tmp_path, case, slots=4)

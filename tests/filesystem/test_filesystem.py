@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from filesystems import Rig, run_filesystem
-from s3stream_fs.errors import Archived, NameTooLong, NotFound, StoreUnavailable, errno_of
+from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable, errno_of
 from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS
 from s3stream_fs.namespace.inodes import ROOT
 
@@ -123,5 +123,54 @@ def test_extended_attributes(tmp_path: Path) -> None:
         for inode in (number, ROOT):
             assert rig.filesystem.xattr(inode, b"security.capability") is None
         assert rig.filesystem.xattr(ROOT, b"user.s3stream.cached") is None
+
+    run_filesystem(tmp_path, case)
+
+
+def test_a_version_that_was_replaced_is_not_opened_again(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        rig.store.put("d/a", b"old")
+        rig.store.put("d/b", b"x")
+        listing = rig.filesystem.open_directory((await rig.walk("d")).inode)
+        old = (await rig.walk("d/a")).inode
+        rig.filesystem.open(old)
+        rig.store.put("d/a", b"newer")
+        heard: list[tuple[int, bytes]] = []
+
+        async def hear() -> None:
+            while True:
+                heard.append(await rig.filesystem.next_change())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            with pytest.raises(ObjectChanged):
+                await rig.filesystem.read(old, 0, 10)
+            assert heard == [((await rig.walk("d")).inode, b"a")]  # before the reader has
+            nursery.cancel_scope.cancel()
+        with pytest.raises(ObjectChanged):
+            rig.filesystem.open(old)
+        assert rig.filesystem.getattr(old).attributes is not None
+        assert [rig.filesystem.is_certain(listing, row) for row in listing.rows_nowait(0)] == [False, True]
+        new = await rig.walk("d/a")
+        assert (new.inode != old, rig.filesystem.open(new.inode)) == (True, 5)
+        assert bytes(await rig.filesystem.read(new.inode, 0, 10)) == b"newer"
+        rig.store.put("d/a", b"old")  # back again: what the name stands for now may be opened
+        await trio.sleep(60)
+        assert (await rig.walk("d/a")).inode == old
+        assert rig.filesystem.open(old) == 3
+        assert bytes(await rig.filesystem.read(old, 0, 10)) == b"old"
+
+    run_filesystem(tmp_path, case)
+
+
+def test_a_kernel_that_takes_no_word_keeps_no_reader_waiting(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        rig.store.put("a", b"old")
+        old = (await rig.walk("a")).inode
+        rig.store.delete("a")
+        started = trio.current_time()
+        with pytest.raises(NotFound):
+            await rig.filesystem.read(old, 0, 10)
+        assert trio.current_time() - started < 1
 
     run_filesystem(tmp_path, case)

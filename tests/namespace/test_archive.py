@@ -81,6 +81,39 @@ def test_another_listing_takes_its_place_and_the_same_is_only_newer(tmp_path: Pa
         assert db.execute("SELECT (SELECT count(*) FROM listing), (SELECT count(*) FROM piece)").fetchone() == (1, 1)
 
 
+def test_what_is_dropped_is_found_no_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_archive(config(tmp_path), TTL_SECONDS) as archive:
+            archive.save_nowait(archived("saved here/"))
+            for prefix in ("d/", "saved here/", "never there/"):
+                archive.drop_nowait(prefix)
+            archive.drop_nowait("e/")
+            archive.save_nowait(archived("e/", 20))
+            archive.save_nowait(archived("f/"))
+        assert archive.statistics().saved == 3
+
+    saved(config(tmp_path), archived("d/"), archived("e/"))
+    trio.run(main)
+    assert [found(config(tmp_path), prefix) is not None for prefix in ("d/", "saved here/", "e/", "f/")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    with sqlite3.connect(tmp_path / "names.sqlite") as db:
+        assert db.execute("SELECT (SELECT count(*) FROM listing), (SELECT count(*) FROM piece)").fetchone() == (2, 2)
+
+
+def test_what_is_dropped_goes_also_where_nothing_can_be_saved(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_archive(config(tmp_path, room=False), TTL_SECONDS) as archive:
+            archive.drop_nowait("d/")
+
+    saved(config(tmp_path), archived("d/"))
+    trio.run(main)
+    assert found(config(tmp_path), "d/") is None
+
+
 def test_only_what_is_fresh(tmp_path: Path) -> None:
     saved(config(tmp_path), archived("old/", age_seconds=100), archived("new/"), archived("future/", age_seconds=-100))
     assert found(config(tmp_path), "old/", 50) is None

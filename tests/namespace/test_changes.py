@@ -48,3 +48,27 @@ def test_with_nobody_to_take_them_who_announces_waits() -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_who_waits_does_not_wait_for_what_is_announced_later() -> None:
+    async def main() -> None:
+        changes = Changes()
+        changes.announce_nowait(Change("", b"first"))
+        done = trio.Event()
+
+        async def wait() -> None:
+            await changes.wait_told()
+            done.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            changes.announce_nowait(Change("", b"second"))
+            assert (await changes.next()).name == b"first"
+            await wait_all_tasks_blocked()
+            assert not done.is_set()  # taken, but perhaps not passed on yet
+            assert (await changes.next()).name == b"second"
+            await wait_all_tasks_blocked()
+            assert done.is_set()
+
+    trio.run(main)

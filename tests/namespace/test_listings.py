@@ -15,6 +15,7 @@ from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.inodes import FileInode, InodeTable
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings
+from s3stream_fs.namespace.outdated import Outdated
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import ListPage
@@ -37,7 +38,14 @@ def run(
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             listings = Listings(
-                listed, shelf, archive, lambda _: None, ordered=True, ttl_seconds=TTL_SECONDS, nursery=nursery
+                listed,
+                shelf,
+                archive,
+                Outdated(),
+                lambda _: None,
+                ordered=True,
+                ttl_seconds=TTL_SECONDS,
+                nursery=nursery,
             )
             await case(store, listings, shelf)
             nursery.cancel_scope.cancel()

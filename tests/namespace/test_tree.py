@@ -18,7 +18,7 @@ from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
-from s3stream_fs.types import ListPage
+from s3stream_fs.types import ListPage, ObjectId
 
 
 def run(
@@ -455,3 +455,171 @@ def test_many_who_ask_for_names_that_are_not_told_wait_for_one_listing() -> None
         assert len(store.requests) <= 7
 
     run(case, store=store)
+
+
+def version_of(entry: Entry | None) -> ObjectId:
+    assert isinstance(entry, FileEntry)
+    return entry.info.id
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_version_that_is_no_more_is_asked_for_once(listed: bool) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(2500):
+            store.put(f"d/{number:04}", b"old")
+        if listed:
+            await entries(tree.open_listing("d/"))
+        old = version_of((await tree.lookup("d/", b"0007")).entry)
+        new = store.put("d/0007", b"new")
+        store.requests.clear()
+        for _ in range(100):
+            tree.outdated_nowait(old)
+        assert len(tree.changes) == 1
+        assert await tree.changes.next() == ("d/", b"0007")
+        assert tree.is_outdated(old)
+        for _ in range(3):
+            assert version_of((await tree.lookup("d/", b"0007")).entry) == new
+        assert store.requests == [("LIST", "d/0007")]
+        assert (tree.lookup_nowait("d/", b"0008") is not None) == listed
+        assert not tree.is_outdated(new)
+
+    run(case)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_deleted_object_and_one_that_became_a_directory(listed: bool) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        known = {name: store.put(f"d/{name}", b"x") for name in ("gone", "turned", "same")}
+        if listed:
+            await entries(tree.open_listing("d/"))
+        for name in known:
+            await tree.lookup("d/", name.encode())
+        store.delete("d/gone")
+        store.delete("d/turned")
+        store.put("d/turned/inside", b"x")
+        for name in ("gone", "turned"):
+            tree.outdated_nowait(known[name])
+        assert (await tree.lookup("d/", b"gone")).entry is None
+        assert (await tree.lookup("d/", b"turned")).entry == DirectoryEntry(b"turned", "d/turned/")
+        assert [entry.name for entry in await entries(tree.open_listing("d/"))] == [b"same", b"turned"]
+
+    run(case)
+
+
+def test_what_was_asked_for_before_is_not_believed() -> None:
+    """The store's answers are under way when a reader finds out that they are not right any more."""
+
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        old = store.put("d/a", b"old")
+        for number in range(10):
+            store.put(f"d/{number}", b"x")
+        store.answer_late = trio.Event()
+        found: list[ObjectId] = []
+
+        async def look() -> None:
+            found.append(version_of((await tree.lookup("d/", b"a")).entry))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            listing = tree.open_listing("d/")
+            await wait_all_tasks_blocked()
+            new = store.put("d/a", b"new")
+            tree.outdated_nowait(old)
+            store.answer_late.set()
+            await entries(listing)
+        store.answer_late = None
+        assert found == [new]
+        assert version_of((await tree.lookup("d/", b"a")).entry) == new
+        assert await entries(tree.open_listing("d/")) != await entries(listing)
+
+    run(case)
+
+
+def test_a_store_that_insists_is_believed_and_not_asked_all_the_time() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        there = store.put("d/a", b"x")
+        assert version_of((await tree.lookup("d/", b"a")).entry) == there
+        for _ in range(100):
+            tree.outdated_nowait(there)
+            assert version_of((await tree.lookup("d/", b"a")).entry) == there
+            assert not tree.is_outdated(there)
+        assert store.count("LIST") == 2
+        await trio.sleep(2)
+        tree.outdated_nowait(there)
+        assert tree.is_outdated(there)
+
+    run(case)
+
+
+def test_a_directory_that_was_replaced_is_listed_again_and_the_rest_announced() -> None:
+    count = 20_000
+
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        old = [store.put(f"d/{number:05}", b"old") for number in range(count)]
+        await entries(tree.open_listing("d/"))
+        for number in range(count):
+            store.put(f"d/{number:05}", b"newer")
+        store.requests.clear()
+        told: set[bytes] = set()
+
+        async def tell() -> None:
+            while True:
+                told.add((await tree.changes.next()).name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            for number, version in enumerate(old):
+                if b"%05d" % number not in told:
+                    tree.outdated_nowait(version)
+                    assert version_of((await tree.lookup("d/", b"%05d" % number)).entry).size == 5
+                await wait_all_tasks_blocked()
+                if len(told) == count + 1:
+                    break
+            nursery.cancel_scope.cancel()
+        assert b"" in told  # the directory's pages
+        assert len([name for name in told if name]) == count
+        # 20 names by themselves; then the 20 pages of the directory, in ranges, of which some may be in vain.
+        assert store.count("LIST") <= 20 + 30
+        assert number < 100
+
+    run(case)
+
+
+def test_names_are_answered_from_the_old_listing_while_a_new_one_is_loaded() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        old = [store.put(f"d/{number:04}", b"x") for number in range(3000)]
+        await entries(tree.open_listing("d/"))
+        store.put("d/0000", b"new")
+        store.requests.clear()
+        tree.outdated_nowait(old[0])
+        store.gate = trio.Event()
+        one, other = tree.open_listing("d/"), tree.open_listing("d/")  # who lists it sees what there is now
+        assert one is other
+        assert one.loading
+        await wait_all_tasks_blocked()
+        for number in range(1, 3000):
+            answer = tree.lookup_nowait("d/", b"%04d" % number)
+            assert answer is not None
+        store.gate.set()
+        assert version_of((await entries(one))[0]).size == 3
+        assert tree.open_listing("d/") is one
+        assert ("LIST", "d/0000") not in store.requests
+
+    run(case)
+
+
+def test_where_names_are_frozen_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        old = store.put("d/a", b"old")
+        assert version_of((await tree.lookup("d/", b"a")).entry) == old
+        store.put("d/a", b"newer")
+        for _ in range(3):
+            tree.outdated_nowait(old)
+            assert version_of((await tree.lookup("d/", b"a")).entry) == old
+        assert len(tree.changes) == 0
+        assert not tree.is_outdated(old)
+        assert store.count("LIST") == 1
+        assert tree.statistics().outdated == 3
+
+    run(case, ttl=math.inf)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

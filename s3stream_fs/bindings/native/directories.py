@@ -109,10 +109,11 @@ class Directories:
             if left < 0:
                 return b"".join(records)
             offset += 1
-            if plus and not row.archived:
+            if plus and not row.archived and filesystem.is_certain(listing, row):
                 records.append(replies.direntplus(filesystem.show(row), valid, row.name, offset))
             else:
-                # Whether an archived object was restored is not for a listing to say: a lookup asks.
+                # Whether an archived object was restored, and what has taken the place of one that was replaced, is
+                # not for a listing to say: a lookup asks.
                 mode = stat.S_IFREG if row.is_file else stat.S_IFDIR
                 records.append(replies.dirent(filesystem.number_of(row), mode, row.name, offset, plus))
         if not records:

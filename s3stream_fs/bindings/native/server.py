@@ -198,6 +198,11 @@ class Server:
                     code, body = 0, await reply
                 except Exception as error:
                     code = self._code_of(error, opcode)
+        except trio.Cancelled:
+            # The end. It may hold a directory's lock, for which a thread waits that tells the kernel of a name: no
+            # process ends before all its threads do, and as long as the thread has the device open nobody else answers.
+            self._writer.reply(unique, errno.ENOTCONN, b"")
+            raise
         finally:
             del self._waiting[unique]
         self._interrupted += scope.cancelled_caught
