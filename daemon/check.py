@@ -23,6 +23,9 @@ STARTUP_SECONDS: Final = 15.0
 _SAMPLE_SECONDS: Final = 5.0
 """For a page in which an object is looked for; it takes 0.1 s."""
 
+_NBYTES: Final = 2
+"""One would do, but there are servers that take ``bytes=0-0`` for no range at all (s3rver 3.7)."""
+
 _CHANGES: Final = (NotFound, ObjectChanged)
 """What a GET gives for an object that is another one since it was listed."""
 
@@ -75,7 +78,7 @@ async def _read_one(store: ObjectStore, found: list[ObjectInfo]) -> StoreError |
     refused: StoreError | None = None
     for info in found:
         try:
-            await store.get_range(info.id, ByteRange(0, 1), lambda piece: None)
+            await store.get_range(info.id, ByteRange(0, min(_NBYTES, info.id.size)), lambda piece: None)
             return None
         except WrongRegion:
             raise
