@@ -47,9 +47,10 @@ async def check_bucket(bucket: ObjectStore, source: Source, names: ObjectStore |
         if refused is None or (names is not None and isinstance(refused, _CHANGES)):
             return
         if not again or not isinstance(refused, _CHANGES):
-            line = (
-                f"{source} can be listed, but not read: GET of {found[-1].id.key!r} gave {refused}; {_advice(refused)}"
-            )
+            said = str(refused)
+            if not said.startswith("GET of"):  # the retries name it
+                said = f"GET of {found[-1].id.key!r} gave {said}"
+            line = f"{source} can be listed, but not read: {said}; {_advice(refused)}"
             raise ExitError(one_line(line), ExitCode.STORE)
 
 
