@@ -26,6 +26,9 @@ _MAX_OLD_LOGS: Final = 3
 
 _OWN_LOGGERS: Final = ("s3stream_fs", "s3stream_daemon")
 
+_TOLD_BY_OURSELVES: Final = ("botocore.credentials", "botocore.tokens", "botocore.utils")
+"""They log a traceback for each try to renew keys; our own line says why, once."""
+
 _SECRET_VARIABLES: Final = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -137,6 +140,8 @@ def configure_logs(level: str, log_file: Path | None, *, stderr: bool, environ: 
     root.setLevel(logging.WARNING)
     for name in _OWN_LOGGERS:
         logging.getLogger(name).setLevel(level.upper())
+    for name in _TOLD_BY_OURSELVES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log on a full disk costs its lines, nothing else
     threading.excepthook = _log_thread_error

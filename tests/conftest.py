@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mounting import CommandLine, Mount, Option, Server, mountpoints, processes_marked
+from mounting import CommandLine, Environment, Mount, Option, Server, mountpoints, processes_marked
 
 if TYPE_CHECKING:
     from s3server import S3Server
@@ -119,7 +119,10 @@ def cli(short_path: Path) -> CommandLine:
 
 
 Mounted = Callable[..., Mount]
-"""``mounted(server, bucket, prefix="", **options)``; an option's ``_`` stands for ``-``, True for a bare flag."""
+"""``mounted(server, bucket, prefix="", **options)``; an option's ``_`` stands for ``-``, True for a bare flag.
+
+``env`` is added to the command's environment for this mount; a variable that is None is taken away.
+"""
 
 
 @pytest.fixture
@@ -127,11 +130,14 @@ def mounted(cli: CommandLine, short_path: Path) -> Iterator[Mounted]:
     """Mounts buckets and takes the mounts down again. Fails the test when a log holds an error not announced."""
     mounts: list[Mount] = []
 
-    def mount(server: Server, bucket: str, prefix: str = "", **options: Option) -> Mount:
+    def mount(
+        server: Server, bucket: str, prefix: str = "", env: Environment | None = None, **options: Option
+    ) -> Mount:
         folder = short_path / f"m{len(mounts)}"
         folder.mkdir()
         source = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
-        mounts.append(Mount(cli, source, folder, {"endpoint_url": server.url} | options))
+        by = cli if env is None else cli.with_environment(env)
+        mounts.append(Mount(by, source, folder, {"endpoint_url": server.url} | options))
         return mounts[-1]
 
     yield mount

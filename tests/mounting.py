@@ -6,6 +6,7 @@ command's interface and nothing of its insides. Tests get at it through the fixt
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -26,6 +27,9 @@ _BAD_LINE: Final = re.compile(r"\b(ERROR|CRITICAL)\b|^Traceback \(most recent ca
 
 Option = str | int | Path | bool | None
 
+Environment = Mapping[str, str | None]
+"""Variables to set; one that is None is taken away."""
+
 
 class Server(Protocol):
     """What a mount needs of a server."""
@@ -41,8 +45,9 @@ class CommandLine:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "S3STREAM_", "XDG_", "PYTHON"))
-            and name.lower() not in ("http_proxy", "https_proxy", "all_proxy")
+            if not name.startswith(("AWS_", "S3STREAM_", "XDG_", "PYTHON", "SSL_CERT_"))
+            and name.lower() not in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+            and name not in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         }
         home = folder / "home"
         runtime = folder / "run"
@@ -59,6 +64,12 @@ class CommandLine:
             "AWS_EC2_METADATA_DISABLED": "true",
             "S3STREAM_TEST_RUN": os.environ.get("S3STREAM_TEST_RUN", ""),
         }
+
+    def with_environment(self, env: Environment) -> CommandLine:
+        """The same command, in another environment."""
+        other = copy.copy(self)
+        other.environment = {name: value for name, value in (self.environment | dict(env)).items() if value is not None}
+        return other
 
     def run(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the command to its end. ``env`` is added to the environment. Never raises for an exit code."""

@@ -21,6 +21,7 @@ from moto.moto_server.utilities import RegexConverter
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from authority import Identity
 from oddstores import Layer
 
 Kind = Literal["HEAD", "LIST", "GET", "other"]
@@ -73,11 +74,12 @@ class _Handler(WSGIRequestHandler):
 class S3Server:
     """``with S3Server() as server``: a started server with no buckets.
 
-    ``layer`` makes it another store than Amazon S3 (``oddstores``).
+    ``layer`` makes it another store than Amazon S3 (``oddstores``). With ``tls`` it shows this identity.
     """
 
-    def __init__(self, layer: Layer | None = None) -> None:
+    def __init__(self, layer: Layer | None = None, tls: Identity | None = None) -> None:
         self._layer = layer
+        self._tls = tls
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -92,6 +94,12 @@ class S3Server:
         self._served = self._layer(self._app) if self._layer is not None else self._app
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
+        if self._tls is not None:
+            # The handshake is left to the connection's own thread: a client that is slow or refuses stops no other.
+            context = self._server.ssl_context = self._tls.context()
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         self._client = boto3.client(
@@ -100,6 +108,7 @@ class S3Server:
             region_name="us-east-1",
             aws_access_key_id="testing",
             aws_secret_access_key="testing",
+            verify=None if self._tls is None else str(self._tls.trust),
             config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
         )
         self._client.meta.events.register("before-send.s3", self._mark_direct)
@@ -120,7 +129,7 @@ class S3Server:
     @property
     def url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._server.server_port}"
 
     @property
     def client(self) -> Any:

@@ -161,7 +161,8 @@ class ControlPlane:
 
     def _choose_signer(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
         """Called by botocore before it signs."""
-        if not self.skew or signature_version != "s3v4":
+        # botocore calls it v4 where its endpoint rules chose it, as they always do.
+        if not self.skew or signature_version not in ("v4", "s3v4"):
             return None
         context["s3stream_skew"] = self.skew
         return _CORRECTED

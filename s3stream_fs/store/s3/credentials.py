@@ -231,14 +231,17 @@ class Chain:
             session.set_default_client_config(
                 Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
             )
+            _prepare(session)
             credentials = session.get_credentials()
             if credentials is None:
                 raise Denied(
                     "no usable credentials were found in the environment, in ~/.aws or from a role of this machine"
                 )
             if isinstance(credentials, botocore.credentials.RefreshableCredentials):
-                # Those that were just fetched are not to be fetched again because they are short-lived.
+                # Those that were just fetched are not to be fetched again because they are short-lived, nor to be
+                # called ended because this machine's clock is wrong: so it is always early for them.
                 credentials._advisory_refresh_timeout = credentials._mandatory_refresh_timeout = 0
+                credentials._time_fetcher = lambda: datetime.min.replace(tzinfo=UTC)
             frozen = credentials.get_frozen_credentials()
             ends: datetime | None = getattr(credentials, "_expiry_time", None)
         except StoreError:
@@ -247,3 +250,21 @@ class Chain:
             raise from_source(error) from None
         seconds = None if ends is None else (ends - datetime.now(UTC) - self.skew).total_seconds()
         return Found(frozen.access_key, frozen.secret_key, frozen.token, str(credentials.method), seconds)
+
+
+def _prepare(session: botocore.session.Session) -> None:
+    """What botocore's sources do that is right for a program that ends soon, and wrong here."""
+    chain = session.get_component("credential_provider")
+    for provider in chain.providers:
+        if (fetcher := getattr(provider, "_role_fetcher", None)) is not None:
+            # An instance's keys near their end: it believes that they live a quarter of an hour longer than they do.
+            fetcher._evaluate_expiration = lambda _credentials: None
+        if hasattr(provider, "_prompter"):
+            provider._prompter = _no_code
+
+
+def _no_code(_prompt: str) -> str:
+    raise Denied(
+        "no usable credentials: the profile's role takes an MFA code, and nobody can be asked for one; use the keys of"
+        " a session, or credential_process"
+    )

@@ -5,6 +5,7 @@ The one place that reads foreign error texts. Messages that leave here hold no U
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import ssl
@@ -86,6 +87,9 @@ _MAX_SAID: Final = 300
 """Of a foreign message, what a line of a log bears."""
 
 
+_PROXY_REFUSES: Final = "407: the proxy takes a user and a password, or others than HTTP_PROXY or HTTPS_PROXY give"
+
+
 def error_of(
     status: int,
     code: str,
@@ -98,6 +102,8 @@ def error_of(
     """What an HTTP answer means. ``code`` is S3's own (``SlowDown``), empty where there was none; ``region`` is the
     bucket's, where the answer names it."""
     said = " ".join(part for part in (str(status) if status else "", code) if part) or "no answer"
+    if status == 407:
+        return StoreError(_PROXY_REFUSES)
     if region and (status in (301, 302, 307, 400) or code in ("AuthorizationHeaderMalformed", "PermanentRedirect")):
         return WrongRegion(f"{said}: the bucket is in region {region}", region=region, request_id=request_id)
     if status == 400 and code == "InvalidRequest" and _SSE_C.search(message):
@@ -172,6 +178,8 @@ def _from_connection(error: BaseException) -> StoreError:
                 return StoreUnavailable(f"TLS failed: {cause.reason or type(cause).__name__}")
             case socket.gaierror():
                 return StoreUnavailable(f"the host's name cannot be resolved: {cause.strerror}")
+            case _ if type(cause).__name__ == "ProxyError" and str(cause).startswith("407"):
+                return StoreError(_PROXY_REFUSES)
             case OSError() if cause.strerror:
                 return StoreUnavailable(f"no connection: {cause.strerror}")
     name = type(error).__name__
@@ -223,9 +231,17 @@ def from_source(error: Exception) -> StoreError:
         found = _from_connection(error)
         return found if isinstance(found, Untrusted) else StoreUnavailable(f"credentials: {found}")
     if isinstance(error, botocore.exceptions.CredentialRetrievalError):
-        provider = str(error.kwargs.get("provider", ""))
-        text = _credentials(f"{provider}: {_said(str(error.kwargs.get('error_msg', '')))}")
-        return StoreUnavailable(text) if provider in _SERVERS else Denied(text)
+        provider, said = str(error.kwargs.get("provider", "")), str(error.kwargs.get("error_msg", ""))
+        if provider == "custom-process":
+            # What a program writes last is what went wrong; before it may stand a whole traceback.
+            said = next((line for line in reversed(said.splitlines()) if line.strip()), "")
+            return Denied(_credentials(f"credential_process failed: {_said(said)}"))
+        text = _credentials(f"{provider}: {_said(said)}")
+        return StoreUnavailable(text) if provider in _SERVERS and not _REFUSED.search(said) else Denied(text)
+    if isinstance(error, json.JSONDecodeError):
+        return Denied(_credentials("credential_process writes something else than JSON"))
+    if isinstance(error, _LOGIN):
+        return Denied(_credentials("not logged in, or not any more: run aws sso login, for this profile"))
     return Denied(_credentials(_said(str(error)) or type(error).__name__))
 
 
@@ -238,6 +254,16 @@ _LATER: Final = (
 
 _SERVERS: Final = ("container-role", "iam-role")
 """Sources that are servers of the machine's own: what they refuse now, they may give in a moment."""
+
+
+_REFUSED: Final = re.compile(r"non 200 response (?!408|429)4[0-9][0-9]")
+"""How botocore tells that a container's endpoint refuses: the wrong authorization token, or no role."""
+
+_LOGIN: Final = (
+    botocore.exceptions.SSOTokenLoadError,
+    botocore.exceptions.TokenRetrievalError,
+    botocore.exceptions.UnauthorizedSSOTokenError,
+)
 
 
 def _credentials(text: str) -> str:
