@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -149,6 +151,13 @@ def mounted(cli: CommandLine, short_path: Path) -> Iterator[Mounted]:
             faults.append(str(error))
         faults += [f"{made!r} logged: {line}" for line in made.unannounced()]
     assert not faults, "\n".join(faults)
+
+
+def pytest_report_header() -> str:
+    """Says which releases this run is a proof for."""
+    required = [text for text in importlib.metadata.requires("s3stream-fs") or () if "extra ==" not in text]
+    names = [re.split(r"[\[<>=;]", text)[0].strip() for text in required] + ["pyfuse3"]
+    return "with " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 @pytest.hookimpl
