@@ -21,6 +21,9 @@ from s3stream_fs.store.s3.store import S3Store
 from s3stream_fs.types import ByteRange, ObjectId
 
 _PART_NBYTES: Final = 8 * 1024**2
+_FIRST_NBYTES: Final = 1024**2
+"""Of the first part, by which is seen that the object can be read: it has to come within the time that a start has."""
+
 _PARTS_AT_ONCE: Final = 8
 """90 MB/s each: as much as a disk writes, and 64 MiB of memory."""
 
@@ -28,8 +31,10 @@ _PARTS_AT_ONCE: Final = 8
 class Downloader:
     """Reads objects of one bucket, by GET alone. Raises ExitError."""
 
-    def __init__(self, s3: S3Store, deadline_seconds: float) -> None:
+    def __init__(self, s3: S3Store, deadline_seconds: float, started: dict[str, tuple[ObjectId, bytes]]) -> None:
+        """``started``: what has been read already, by key: the first part of an object."""
         self._s3 = s3
+        self._started = started
         self._connection = s3.connection
         self._store = RetryingStore(s3, RetryPolicy(deadline_seconds=deadline_seconds))
 
@@ -78,6 +83,9 @@ class Downloader:
                 raise reading_error(_first(errors), what, self._connection) from None
 
     async def _start(self, what: Object, limit: int) -> tuple[ObjectId, bytes]:
+        started = self._started.pop(what.key, None)
+        if started is not None and (len(started[1]) == started[0].size or limit == _PART_NBYTES):
+            return started
         try:
             return await self._store.retried(f"GET of {what.key!r}", lambda: self._s3.get_start(what.key, limit))
         except StoreError as error:
@@ -86,18 +94,19 @@ class Downloader:
 
 @asynccontextmanager
 async def open_downloader(connection: Connection, what: Object, deadline_seconds: float) -> AsyncIterator[Downloader]:
-    """For the bucket of ``connection``, of which the first byte of ``what`` is read. Raises ExitError."""
+    """For the bucket of ``connection``, of which the first part of ``what`` is read. Raises ExitError."""
+    started: dict[str, tuple[ObjectId, bytes]] = {}
 
     async def probe(s3: S3Store) -> None:
         retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=STARTUP_SECONDS))
-        await retrying.retried(f"GET of {what.key!r}", lambda: s3.get_start(what.key, 1))
+        started[what.key] = await retrying.retried(f"GET of {what.key!r}", lambda: s3.get_start(what.key, _PART_NBYTES))
 
     async with AsyncExitStack() as stack:
         try:
             s3 = await stack.enter_async_context(open_bucket(what.scheme, connection, probe))
         except StoreError as error:
             raise reading_error(error, what, connection) from None
-        yield Downloader(s3, deadline_seconds)
+        yield Downloader(s3, deadline_seconds, started)
 
 
 def _first(errors: BaseExceptionGroup[StoreError]) -> StoreError:

@@ -45,7 +45,9 @@ def test_of_two_on_the_command_line_the_last_wins() -> None:
 def test_every_option_can_be_set_in_the_file_and_by_environment(tmp_path: Path) -> None:
     examples = {
         "source": "s3://b", "mountpoint": "/m", "endpoint_url": "http://h:1", "region": "r", "profile": "p",
-        "no_sign_request": True, "requester_pays": True, "addressing": "path", "cache_dir": "/c", "cache_size": "1GiB",
+        "no_sign_request": True, "requester_pays": True, "addressing": "path", "ca_bundle": "/b",
+        "no_verify_tls": True, "dual_stack": True, "fips": True, "expected_bucket_owner": "123456789012",
+        "sse_c_key_file": "/k", "cache_dir": "/c", "cache_size": "1GiB",
         "cache_reserve": "5%", "cache_policy": "keep", "cache_verify": "always",
         "memory_limit": 2**30, "index": "/i", "metadata_ttl": 1.5, "read_deadline": 10, "max_in_flight": 9,
         "no_hedging": True,

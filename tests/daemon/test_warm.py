@@ -47,6 +47,7 @@ def read_all(mount: Mount) -> None:
 
 
 def test_a_tree_is_warmed_once_and_read_without_requests(server: S3Server, mount: Mount) -> None:
+    server.clear()
     dry = warm(mount, mount.path, "--dry-run")
     assert server.count("GET") == 0
     assert (dry["nfiles_found"], dry["nbytes_found"], dry["nbytes_had"]) == (len(FILES), NBYTES, 0)
