@@ -5,6 +5,7 @@ So a mount that comes up can be read. What fails ends in one line that says whic
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Final
 
@@ -12,10 +13,12 @@ import trio
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Source
-from s3stream_fs.errors import Denied, NotFound, ObjectChanged, StoreError, Untrusted, WrongRegion
+from s3stream_fs.errors import Denied, NoBucket, NotFound, ObjectChanged, StoreError, Untrusted, WrongRegion
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.types import ByteRange, ListPage, ObjectInfo
+
+log = logging.getLogger(__name__)
 
 STARTUP_SECONDS: Final = 15.0
 """How long a mount command tries to reach the bucket before it says that it cannot."""
@@ -41,10 +44,13 @@ async def check_bucket(bucket: ObjectStore, source: Source, names: ObjectStore |
         # One LIST shows that there is a bucket. Where it names nothing that can be read, another one looks deeper.
         found = _readable(await listed.list_page(source.prefix, limit=1)) or await _deeper(once, source.prefix)
         refused = await _read_one(store, found)
-        if isinstance(refused, Denied) and len(found) == 1:
+        if isinstance(refused, (Denied, NotFound)) and len(found) == 1:
             found = await _deeper(once, source.prefix) or found
             refused = await _read_one(store, found)
-        if refused is None or (names is not None and isinstance(refused, _CHANGES)):
+        if refused is None:
+            return
+        if names is not None and isinstance(refused, _CHANGES) and not isinstance(refused, NoBucket):
+            log.warning("%s: what was tried of the snapshot is not in the bucket any more (%s)", source, refused)
             return
         if not again or not isinstance(refused, _CHANGES):
             said = str(refused)

@@ -99,7 +99,9 @@ async def open_downloader(connection: Connection, what: Object, deadline_seconds
 
     async def probe(s3: S3Store) -> None:
         retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=STARTUP_SECONDS))
-        started[what.key] = await retrying.retried(f"GET of {what.key!r}", lambda: s3.get_start(what.key, _FIRST_NBYTES))
+        started[what.key] = await retrying.retried(
+            f"GET of {what.key!r}", lambda: s3.get_start(what.key, _FIRST_NBYTES)
+        )
 
     async with AsyncExitStack() as stack:
         try:

@@ -6,7 +6,8 @@
     ├── UsageError              the user can mend it: bad option, bucket, credentials, mount point
     ├── NameTooLong             a path component that no key can have
     └── StoreError              one request to the store came to nothing
-        ├── NotFound            no such key (or bucket)
+        ├── NotFound            no such key
+        │   └── NoBucket        no such bucket
         ├── WrongRegion         the bucket is in another region, which is known
         ├── Untrusted           the server's certificate is not believed, or it does not speak TLS
         ├── Denied              403, or no usable credentials
@@ -82,6 +83,10 @@ class KeysRefused(Denied):
     def __init__(self, message: str, *, request_id: str = "", store_time: float | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.store_time = store_time
+
+
+class NoBucket(NotFound):
+    """There is no such bucket."""
 
 
 class ObjectChanged(StoreError):

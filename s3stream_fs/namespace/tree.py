@@ -309,8 +309,8 @@ class Tree:
                 try:
                     row = await self._ask_for(prefix, name, text, moment)
                 except Denied as refusal:
-                    if not self._store.lists_any_prefix:
-                        raise  # whole directories are all that it was asked for
+                    if not self._store.lists_any_prefix or type(refusal) is not Denied:
+                        raise  # whole directories are all that it was asked for; or it refuses the keys, and all else
                     answer = await self._answer_by_listing(prefix, name)
                     self._report_refusal(prefix, refusal)
                     break

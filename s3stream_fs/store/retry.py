@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _SILENT_SECONDS: Final = 60.0
 """So long nothing is said of another request that is refused for a reason that was just told."""
+_MOST_TOLD: Final = 100
+"""Reasons that are remembered; there are a dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,8 @@ class RetryingStore:
         self._retries = 0
         self._throttled = 0
         self._given_up = 0
-        self._told: tuple[str, float] = ("", 0.0)
-        """What was refused last, and until when that is not told again."""
+        self._told: dict[str, float] = {}
+        """What was refused, and until when that is not told again."""
 
     @property
     def lists_any_prefix(self) -> bool:
@@ -143,7 +145,9 @@ class RetryingStore:
     def _tell(self, what: str, error: StoreError) -> None:
         """Asking again is of no use, and who waits gets an errno: the log says what that means."""
         text, now = str(error), trio.current_time()
-        if text == self._told[0] and now < self._told[1]:
+        if now < self._told.get(text, 0.0):
             return
-        self._told = (text, now + _SILENT_SECONDS)
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told[text] = now + _SILENT_SECONDS
         log.warning("%s was refused: %s%s", what, text, f" [request id {error.request_id}]" if error.request_id else "")

@@ -533,10 +533,7 @@ def test_nothing_is_asked_of_any_source_without_signatures(mounted: Mounted, sou
 # -- the way to the sources
 
 
-BOTOCORE_ASKS: Final = pytest.mark.xfail(reason="botocore asks the sources, by its own reading", strict=True)
-
-
-@pytest.mark.parametrize("place", ["--ca-bundle", "AWS_CA_BUNDLE", pytest.param("SSL_CERT_FILE", marks=BOTOCORE_ASKS)])
+@pytest.mark.parametrize("place", ["--ca-bundle", "AWS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_who_is_trusted_for_the_store_is_for_the_sources(mounted: Mounted, tmp_path: Path, place: str) -> None:
     identity = Authority(tmp_path / "authority").server("127.0.0.1")
     with (
@@ -555,8 +552,6 @@ def test_who_is_trusted_for_the_store_is_for_the_sources(mounted: Mounted, tmp_p
     ("variables", "through"),
     [
         ({"HTTP_PROXY": "{proxy}"}, True),
-        pytest.param({"ALL_PROXY": "{proxy}"}, True, marks=BOTOCORE_ASKS),
-        pytest.param({"HTTP_PROXY": "{proxy}", "NO_PROXY": "127.0.0.0/8"}, False, marks=BOTOCORE_ASKS),
         ({"HTTP_PROXY": "{proxy}", "NO_PROXY": "127.0.0.1:{port}"}, False),
     ],
 )

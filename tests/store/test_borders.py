@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from obstore.store import S3Store
 
-from s3stream_fs.errors import Denied, NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled
+from s3stream_fs.errors import Denied, KeysRefused, NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled
 from s3stream_fs.store.s3.faults import from_obstore
 from s3stream_fs.store.s3.guest import GuestLoop
 
@@ -288,7 +288,7 @@ def refused(status: int, code: str, kind: type[StoreError]) -> Said:
 
 
 SAID = {
-    "400": refused(400, "ExpiredToken", Denied),
+    "400": refused(400, "ExpiredToken", KeysRefused),
     "401": refused(401, "Unauthorized", Denied),
     "403": refused(403, "AccessDenied", Denied),
     "404": refused(404, "NoSuchKey", NotFound),

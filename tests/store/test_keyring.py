@@ -23,6 +23,7 @@ class Source:
         self.fail: StoreError | None = None
         self.gate: threading.Event | None = None
         self.asked = 0
+        self.answered = 0
         self.number: int | None = None
 
     def __call__(self) -> Found:
@@ -30,9 +31,10 @@ class Source:
         asked = self.asked
         if self.gate is not None:
             self.gate.wait(30)
+        self.answered += 1
         if self.fail is not None:
             raise self.fail.again()
-        return Found(f"key-{self.number or asked}", "secret", None, "test", self.seconds)
+        return Found(Keys(f"key-{self.number or asked}", "secret", None, "test"), self.seconds)
 
 
 def run(case: Callable[[MockClock], Awaitable[None]]) -> None:
@@ -175,8 +177,10 @@ def test_a_source_that_hangs_holds_nobody_for_long() -> None:
                 await keyring.get()
             assert trio.current_time() < 60
             # Another thread asks, and the first one's answer, should it come, counts as well.
-            source.gate = None
             clock.autojump_threshold = math.inf
+            while source.asked < 1:  # its thread waits for the gate that it finds
+                await trio.lowlevel.checkpoint()
+            source.gate = None
             assert (await keyring.get()).access_key == "key-2"
         finally:
             gate.set()
@@ -184,9 +188,90 @@ def test_a_source_that_hangs_holds_nobody_for_long() -> None:
     run(case)
 
 
+def test_a_renewal_that_hangs_is_given_up_and_asked_anew_while_nobody_waits() -> None:
+    source = Source(3600.0)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        clock.jump(3600 - 14 * 60)
+        gate = source.gate = threading.Event()
+        try:
+            assert await keyring.get() is first
+            while source.asked < 2:  # its thread waits for the gate that it finds
+                await trio.lowlevel.checkpoint()
+            clock.jump(60)
+            source.gate = None
+            while (await keyring.get()) is first:
+                clock.jump(5)
+                await answered_if_asked(keyring) if keyring.statistics().failures else None
+            third = await keyring.get()
+            assert third.access_key == "key-3"
+        finally:
+            gate.set()
+        # The late answer to the second question replaces nothing.
+        while source.answered < 3:
+            await trio.lowlevel.checkpoint()
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert await keyring.get() is third
+
+    run(case)
+
+
+def test_after_sources_that_hang_for_long_it_is_asked_again() -> None:
+    source = Source(600.0)
+
+    async def case(clock: MockClock) -> None:
+        clock.autojump_threshold = 0
+        keyring = Keyring(source)
+        gate = source.gate = threading.Event()
+        try:
+            for _ in range(10):
+                with pytest.raises(StoreUnavailable):
+                    await keyring.get()
+            clock.autojump_threshold = math.inf
+            while source.asked < 4:  # the last thread may not have come to it
+                await trio.lowlevel.checkpoint()
+            source.gate = None
+            clock.jump(400)
+            assert (await keyring.get()).access_key == "key-5"
+        finally:
+            gate.set()
+
+    run(case)
+
+
+def test_the_same_keys_with_a_later_end_are_good_until_then() -> None:
+    source = Source(60.0)
+    source.number = 1
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        for _ in range(20):
+            clock.jump(61)
+            assert await keyring.get() is first
+
+    run(case)
+
+
+def test_keys_that_seem_to_have_ended_already_are_for_the_store_to_judge() -> None:
+    source = Source(-3600.0)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        clock.jump(20)
+        assert await keyring.get() is first
+        assert await keyring.renew(first)
+        assert (await keyring.get()).access_key == "key-2"
+
+    run(case)
+
+
 def test_keys_are_not_shown() -> None:
-    found = Found("AKIA1", "hidden", "hidden", "env", None)
     keys = Keys("AKIA1", "hidden", "hidden", "env")
-    for shown in (repr(found), repr(keys)):
+    for shown in (repr(Found(keys, None)), repr(keys)):
         assert "hidden" not in shown
         assert "AKIA1" not in shown

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import botocore.exceptions
 import botocore.loaders
-from botocore.endpoint_provider import EndpointProvider
+from botocore.endpoint_provider import EndpointProvider, RuleSetStandardLibrary
 
 from s3stream_fs.errors import UsageError
+from s3stream_fs.store.s3.config import AWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Address:
     @property
     def amazon(self) -> bool:
         """Whether it is one of Amazon's own hosts."""
-        return f".{self.host}".endswith((".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu"))
+        suffixes = [partition["outputs"]["dnsSuffix"] for partition in _partitions()["partitions"]]
+        return f".{self.host}".endswith(tuple(f".{suffix}" for suffix in suffixes))
 
 
 def address_of(
@@ -67,9 +69,18 @@ def address_of(
     )
 
 
+def partition_of(region: str) -> str:
+    """The part of AWS that a region is in (``aws``, ``aws-cn``): in each a bucket's name has a meaning of its own."""
+    found = RuleSetStandardLibrary(_partitions()).aws_partition(region)
+    return str(found["name"]) if found else AWS
+
+
 @cache
 def _rules() -> EndpointProvider:
-    loader = botocore.loaders.create_loader()
-    return EndpointProvider(
-        loader.load_service_model("s3", "endpoint-rule-set-1", api_version=None), loader.load_data("partitions")
-    )
+    rules = botocore.loaders.create_loader().load_service_model("s3", "endpoint-rule-set-1", api_version=None)
+    return EndpointProvider(rules, _partitions())
+
+
+@cache
+def _partitions() -> Any:
+    return botocore.loaders.create_loader().load_data("partitions")

@@ -69,4 +69,5 @@ def check_endpoint(url: str, origin: str) -> None:
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"{origin} must not hold a user name or password; use AWS credentials")
     if not usable or parts.query or parts.fragment:
-        raise UsageError(f"{origin} {url!r} is not of the form https://HOST[:PORT]")
+        shown = "" if "@" in url else f" {url!r}"  # what stands before it may be a password
+        raise UsageError(f"{origin}{shown} is not of the form https://HOST[:PORT]")

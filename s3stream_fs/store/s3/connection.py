@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 import botocore.configprovider
 import botocore.exceptions
+import botocore.httpsession
 import botocore.session
 
 from s3stream_fs.errors import UsageError
-from s3stream_fs.store.s3.address import Address, address_of
-from s3stream_fs.store.s3.config import AWS, S3Config, check_endpoint
+from s3stream_fs.store.s3.address import Address, address_of, partition_of
+from s3stream_fs.store.s3.config import S3Config, check_endpoint
 from s3stream_fs.store.s3.proxies import Proxies, read_proxies
 from s3stream_fs.store.s3.trust import Trust, read_bundle, system_has_certificates
 
@@ -64,9 +65,9 @@ class Connection:
 
     @property
     def store_name(self) -> str:
-        """The store's address in one spelling; ``aws`` for Amazon S3, whose buckets have one name in all regions."""
+        """The store's address in one spelling; for Amazon S3 the partition (``aws``), in which names are unique."""
         if self.endpoint_url is None:
-            return AWS if not self.address.host.endswith(".cn") else f"{AWS}-cn"
+            return partition_of(self.region)
         parts = urlsplit(self.endpoint_url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         port = "" if parts.port in (None, 443 if parts.scheme == "https" else 80) else f":{parts.port}"
@@ -85,7 +86,8 @@ class Connection:
 
     def to_bucket(self, bucket: str) -> Connection:
         """Another bucket of the same store. Raises UsageError."""
-        return _made(dataclasses.replace(self, config=dataclasses.replace(self.config, bucket=bucket)))
+        # A customer's key is for the objects of the one bucket: others refuse it.
+        return _made(self, config=dataclasses.replace(self.config, bucket=bucket, sse_c_key=None))
 
 
 def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
@@ -96,7 +98,9 @@ def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
         endpoint_url, endpoint_origin = config.endpoint_url, "endpoint URL"
         if endpoint_url is None:
             endpoint_url, endpoint_origin = _configured_endpoint(session, environ), "AWS's endpoint_url"
-        dual_stack = bool(session.get_config_variable("use_dualstack_endpoint"))
+        dual_stack = _is_true(_s3_section(scoped).get("use_dualstack_endpoint")) or bool(
+            session.get_config_variable("use_dualstack_endpoint")
+        )
         fips = bool(session.get_config_variable("use_fips_endpoint"))
     except botocore.exceptions.ProfileNotFound:
         name = config.profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
@@ -115,16 +119,27 @@ def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
         config=config,
         endpoint_url=endpoint_url,
         region=_region(config, environ, scoped),
-        path_style=style == "path" or (style == "auto" and endpoint_url is not None),
+        path_style=style == "path"
+        or (style == "auto" and endpoint_url is not None and not config.bucket.startswith("arn:")),
         any_style=style == "auto",
         dual_stack=config.dual_stack or dual_stack,
         fips=config.fips or fips,
-        trust=_trust(config, environ, scoped),
+        trust=_trust(config, {} if _is_plain(endpoint_url) else environ, {} if _is_plain(endpoint_url) else scoped),
         proxies=read_proxies(environ),
         address=Address("", "", "", ""),
         proxy=None,
     )
     return _made(connection)
+
+
+def _is_arn(bucket: str) -> bool:
+    """Whether it is an access point's, which has a host of its own."""
+    return bucket.startswith("arn:")
+
+
+def _is_plain(endpoint_url: str | None) -> bool:
+    """Whether the store is asked without TLS, so that nobody's certificates matter."""
+    return endpoint_url is not None and endpoint_url.startswith("http://")
 
 
 def _made(connection: Connection, **changes: object) -> Connection:
@@ -164,9 +179,18 @@ def _region(config: S3Config, environ: Mapping[str, str], scoped: Mapping[str, o
 def _addressing(config: S3Config, scoped: Mapping[str, object]) -> Literal["auto", "path", "virtual"]:
     if config.addressing != "auto":
         return config.addressing
-    section = scoped.get("s3")
-    style = section.get("addressing_style") if isinstance(section, Mapping) else None
+    style = _s3_section(scoped).get("addressing_style")
     return style if style in ("path", "virtual") else "auto"
+
+
+def _s3_section(scoped: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings that a profile has under ``s3``."""
+    section = scoped.get("s3")
+    return section if isinstance(section, Mapping) else {}
+
+
+def _is_true(value: object) -> bool:
+    return str(value).lower() == "true"
 
 
 def _trust(config: S3Config, environ: Mapping[str, str], scoped: Mapping[str, object]) -> Trust:
@@ -182,7 +206,5 @@ def _trust(config: S3Config, environ: Mapping[str, str], scoped: Mapping[str, ob
         if value:
             return read_bundle(Path(str(value)).expanduser(), origin)
     if not system_has_certificates():
-        from botocore.httpsession import where  # takes urllib3 along, which most mounts do not need
-
-        return read_bundle(Path(where()), "botocore")
+        return read_bundle(Path(botocore.httpsession.where()), "botocore")
     return Trust()

@@ -64,6 +64,7 @@ class ControlPlane:
         self._client = client
         config = connection.config
         self._bucket = config.bucket
+        self._region = connection.address.region
         self._everywhere: dict[str, Any] = {"RequestPayer": "requester"} if config.requester_pays else {}
         if config.expected_bucket_owner is not None:
             self._everywhere["ExpectedBucketOwner"] = config.expected_bucket_owner
@@ -141,23 +142,28 @@ class ControlPlane:
 
     async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
         """At most the first ``limit`` bytes of an object, and which version of it they are of."""
-        answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit - 1}", **self._objects)
+        async with self._gets:
+            answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit - 1}", **self._objects)
+            async with answer["Body"] as stream:
+                return await self._read_start(answer, stream, key, limit)
+
+    @staticmethod
+    async def _read_start(answer: Any, stream: Any, key: str, limit: int) -> tuple[ObjectId, bytes]:
         told = re.fullmatch(r"bytes 0-[0-9]+/([0-9]{1,16})", answer.get("ContentRange") or "", re.ASCII)
         size = int(told[1]) if told else answer.get("ContentLength")
         if told is None and (answer["ResponseMetadata"]["HTTPStatusCode"] != 200 or not isinstance(size, int)):
             raise StoreUnavailable("the store answers with another range than was asked for")
-        async with answer["Body"] as stream:
-            if told is None and size is not None and size > limit:
-                raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
-            info = checked_info(key, answer.get("ETag", ""), size, answer.get("LastModified"), "STANDARD", False)
-            return info.id, await _read(stream, answer.get("ContentLength"), min(limit, info.id.size))
+        if told is None and size is not None and size > limit:
+            raise RangeIgnored("the store ignores Range: it sends the whole object where a part was asked for")
+        info = checked_info(key, answer.get("ETag", ""), size, answer.get("LastModified"), "STANDARD", False)
+        return info.id, await _read(stream, answer.get("ContentLength"), min(limit, info.id.size))
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
         try:
             return await getattr(self._client, operation)(Bucket=self._bucket, **arguments, **self._everywhere)
         except Exception as error:
             # Also what httpx raises beside botocore's own: none of it may pass this border.
-            raise from_botocore(error) from None
+            raise from_botocore(error, self._region) from None
 
     def _choose_signer(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
         """Called by botocore before it signs."""
@@ -218,7 +224,7 @@ async def _read(stream: Any, told_nbytes: object, nbytes: int) -> bytes:
 async def open_control_plane(connection: Connection, keyring: Keyring | None) -> AsyncIterator[ControlPlane]:
     """A client for the bucket; without a keyring requests are not signed. Raises UsageError."""
     context: ssl.SSLContext = await trio.to_thread.run_sync(connection.trust.context)
-    # No file is read and nothing is asked for: all that counts is in the connection.
+    # It reads the profile, but all that counts of it is in the connection, and goes before it.
     session = AioSession(profile=connection.config.profile)
     if keyring is not None:
         session._credentials = _Signing(keyring)
@@ -242,6 +248,7 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
                     "use_arn_region": True,
                     "us_east_1_regional_endpoint": "regional",
                     "use_accelerate_endpoint": False,
+                    "use_dualstack_endpoint": connection.dual_stack,
                 },
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,

@@ -7,10 +7,10 @@ asked for anew in good time, the old ones are used until their real end, and wha
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import botocore.credentials
@@ -22,10 +22,13 @@ from botocore.config import Config
 
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable
 from s3stream_fs.store.s3.faults import from_source
+from s3stream_fs.store.s3.trust import Trust
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS: Final = 20.0
+_SILENT: Final = "the source of credentials does not answer"
+
+_ANSWER_SECONDS: Final = 10.0
 """A source that has not answered by then hangs: STS takes 0.1 s, a person's script some seconds."""
 
 _EARLY_SECONDS: Final = 15 * 60.0
@@ -39,31 +42,25 @@ _FORCED_SECONDS: Final = 5.0
 """Keys that the store refuses are asked for anew at most this often: a file that was not rotated yet may be by then."""
 
 _HANGING: Final = 4
-"""Threads that may wait for sources that hang; beyond that nobody asks."""
+_HANGING_SECONDS: Final = 300.0
+"""So many threads may wait for sources that hang; after that one more is started each five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """``ends_at`` is on trio's clock, None for keys without an end. ``source`` is botocore's name of their source."""
+    """``source`` is botocore's name of where they are from."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     token: str | None = field(repr=False)
     source: str
-    ends_at: float | None = None
-
-    def same_as(self, other: Keys) -> bool:
-        return (self.access_key, self.secret_key, self.token) == (other.access_key, other.secret_key, other.token)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a source gave: the keys, and for how many seconds they are good (None: for ever)."""
 
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    token: str | None = field(repr=False)
-    source: str
+    keys: Keys
     seconds: float | None
 
 
@@ -79,17 +76,32 @@ class CredentialStatistics:
     failure: str
 
 
+class _Question:
+    """What a source was asked, and whether it has answered."""
+
+    __slots__ = ("asked_at", "over")
+
+    def __init__(self, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.over = trio.Event()
+        """It has been answered, or is not waited for any more."""
+
+
 class Keyring:
     """``load`` runs in a thread and raises StoreError: StoreUnavailable where asking again may help."""
 
     def __init__(self, load: Callable[[], Found]) -> None:
         self._load = load
         self._keys: Keys | None = None
-        self._loading: trio.Event | None = None
-        """Set when the question that is under way has been answered."""
+        self._ends_at = math.inf
+        """On trio's clock, which nobody sets."""
+        self._question: _Question | None = None
+        """The one that is waited for."""
         self._hanging = 0
-        self._renew_at = 0.0
-        self._forced_at = -_FORCED_SECONDS
+        """Questions that were given up and whose threads go on."""
+        self._renew_at = math.inf
+        self._forced_at = -math.inf
+        self._asked_at = -math.inf
         self._failure: StoreError | None = None
         self._told = False
         self._renewals = 0
@@ -97,15 +109,14 @@ class Keyring:
 
     async def get(self) -> Keys:
         """Keys that are good now. Waits only where there are none. Raises Denied, StoreUnavailable."""
-        keys = self._keys
         now = trio.current_time()
-        if keys is not None and (keys.ends_at is None or now < keys.ends_at):
+        if self._keys is not None and now < self._ends_at:
             if now >= self._renew_at:
-                self._ask()
-            return keys
+                self._ask(now)
+            return self._keys
         await self._answered()
-        if self._keys is keys or self._keys is None:
-            raise (self._failure or StoreUnavailable("the source of credentials gave none")).again()
+        if self._keys is None or self._failure is not None:
+            raise (self._failure or StoreUnavailable(_SILENT)).again()
         return self._keys
 
     async def renew(self, refused: Keys) -> bool:
@@ -113,7 +124,7 @@ class Keyring:
         if self._keys is not refused:
             return self._keys is not None
         now = trio.current_time()
-        if self._loading is None:
+        if self._question is None:
             if now - self._forced_at < _FORCED_SECONDS:
                 return False
             self._forced_at = now
@@ -121,12 +132,11 @@ class Keyring:
         return self._keys is not refused and self._keys is not None
 
     def statistics(self) -> CredentialStatistics:
-        keys = self._keys
-        left = None if keys is None or keys.ends_at is None else round(keys.ends_at - trio.current_time(), 1)
+        left = self._ends_at - trio.current_time()
         return CredentialStatistics(
-            "" if keys is None else keys.source,
-            left,
-            self._loading is not None,
+            "" if self._keys is None else self._keys.source,
+            round(left, 1) if self._keys is not None and math.isfinite(left) else None,
+            self._question is not None,
             self._renewals,
             self._failures,
             "" if self._failure is None else str(self._failure),
@@ -134,82 +144,97 @@ class Keyring:
 
     async def _answered(self) -> None:
         """Ask, or join who asks, and wait. Raises StoreUnavailable where no answer comes."""
-        self._ask()
-        asked = self._loading
-        if asked is None:
-            raise StoreUnavailable("the source of credentials does not answer")
-        with trio.move_on_after(_ANSWER_SECONDS):
-            await asked.wait()
-        if not asked.is_set():
-            if self._loading is asked:
-                # Its thread goes on; should it ever answer, that counts. The next who needs keys asks another time.
-                self._loading = None
-                self._hanging += 1
-                self._failed(StoreUnavailable("the source of credentials does not answer"))
-            asked.set()
+        self._ask(trio.current_time())
+        question = self._question
+        if question is None:
+            raise StoreUnavailable(_SILENT)
+        with trio.move_on_at(question.asked_at + _ANSWER_SECONDS):
+            await question.over.wait()
+        if not question.over.is_set():
+            self._give_up(question)
 
-    def _ask(self) -> None:
-        if self._loading is not None or self._hanging >= _HANGING:
+    def _ask(self, now: float) -> None:
+        if self._question is not None and now - self._question.asked_at >= _ANSWER_SECONDS:
+            self._give_up(self._question)
+        if self._question is not None:
             return
-        asked = self._loading = trio.Event()
+        if self._hanging >= _HANGING and now - self._asked_at < _HANGING_SECONDS:
+            return
+        question = self._question = _Question(now)
+        self._asked_at = now
         token = trio.lowlevel.current_trio_token()
 
         def answered(result: outcome.Outcome[Found]) -> None:
             try:
-                token.run_sync_soon(self._landed, asked, result)
+                token.run_sync_soon(self._landed, question, result)
             except trio.RunFinishedError:
                 log.debug("the mount ended before the source of credentials answered")
 
         trio.lowlevel.start_thread_soon(self._load, answered)
 
-    def _landed(self, asked: trio.Event, result: outcome.Outcome[Found]) -> None:
-        if self._loading is asked:
-            self._loading = None
-        else:
+    def _give_up(self, question: _Question) -> None:
+        """Its thread goes on. Should it ever answer, that counts where there is nothing better."""
+        if self._question is question:
+            self._question = None
+            self._hanging += 1
+            self._failed(StoreUnavailable(_SILENT))
+        question.over.set()
+
+    def _landed(self, question: _Question, result: outcome.Outcome[Found]) -> None:
+        late = self._question is not question
+        if late:
             self._hanging -= 1
+        else:
+            self._question = None
         match result:
-            case outcome.Value(found):
+            case outcome.Value(found) if not late or self._failure is not None:
                 self._take(found)
-            case outcome.Error(StoreError() as error):
+            case outcome.Error(StoreError() as error) if not late:
                 self._failed(error)
-            case outcome.Error(error):
+            case outcome.Error(error) if not late:
                 log.error("bug: a source of credentials failed", exc_info=error)
                 self._failed(StoreUnavailable(f"{type(error).__name__} in a source of credentials"))
-        asked.set()
+        question.over.set()
 
     def _take(self, found: Found) -> None:
         now = trio.current_time()
-        ends_at = None if found.seconds is None else now + found.seconds
-        keys = Keys(found.access_key, found.secret_key, found.token, found.source, ends_at)
-        if self._keys is not None and keys.same_as(self._keys):
-            # The same keys: those who were refused them are to know.
-            keys = self._keys
+        if found.keys == self._keys:
+            # The same keys: those who were refused them are to know, and not be given them as others.
+            again = True
         else:
+            again = False
             self._renewals += self._keys is not None
-        self._renew_at = float("inf")
-        if found.seconds is not None and ends_at is not None:
-            self._renew_at = ends_at - min(_EARLY_SECONDS, found.seconds * _EARLY_SHARE)
-            if keys is self._keys:
-                self._renew_at = now + self._pause(now)
+            self._keys = found.keys
+        self._failure = None
+        if found.seconds is None:
+            self._ends_at = self._renew_at = math.inf
+        elif found.seconds <= 0:
+            # Ended before they came? This machine's clock may be wrong. Whether they are good the store will say.
+            self._ends_at, self._renew_at = math.inf, now + _AGAIN_SECONDS
+        else:
+            self._ends_at = now + found.seconds
+            self._renew_at = self._ends_at - min(_EARLY_SECONDS, found.seconds * _EARLY_SHARE)
+            if again:  # there are no others yet
+                self._renew_at = max(self._renew_at, now + self._pause(now))
         if self._told:
-            log.info("the source of credentials (%s) answers again", found.source)
-        self._keys, self._failure, self._told = keys, None, False
+            log.info("the source of credentials (%s) answers again", found.keys.source)
+        self._told = False
 
     def _failed(self, error: StoreError) -> None:
         now = trio.current_time()
         self._failure = error
         self._failures += 1
         self._renew_at = now + self._pause(now)
-        keys = self._keys
-        if keys is not None and not self._told:
+        if self._keys is not None and not self._told:
             self._told = True
-            left = "" if keys.ends_at is None else f" for {max(keys.ends_at - now, 0):.0f} s more"
-            log.warning("credentials were not renewed: %s; those in hand (%s) are used%s", error, keys.source, left)
+            left = self._ends_at - now
+            span = f" for {max(left, 0):.0f} s more" if math.isfinite(left) else ""
+            log.warning(
+                "credentials were not renewed: %s; those in hand (%s) are used%s", error, self._keys.source, span
+            )
 
     def _pause(self, now: float) -> float:
-        if self._keys is None or self._keys.ends_at is None:
-            return _AGAIN_SECONDS
-        return min(_AGAIN_SECONDS, max((self._keys.ends_at - now) / 4, 1.0))
+        return min(_AGAIN_SECONDS, max((self._ends_at - now) / 4, 1.0))
 
 
 class Chain:
@@ -218,16 +243,20 @@ class Chain:
     ``skew`` is how far this machine's clock is behind the store's, which says when keys end.
     """
 
-    def __init__(self, profile: str | None, ca_bundle: Path | None) -> None:
+    def __init__(self, profile: str | None, trust: Trust) -> None:
         self._profile = profile
-        self._ca_bundle = ca_bundle
+        self._trust = trust
         self.skew = timedelta()
 
     def __call__(self) -> Found:
+        with self._trust.bundle() as bundle:
+            return self._ask(bundle)
+
+    def _ask(self, bundle: str | None) -> Found:
         try:
             session = botocore.session.Session(profile=self._profile)
-            if self._ca_bundle is not None:
-                session.set_config_variable("ca_bundle", str(self._ca_bundle))
+            if bundle is not None:
+                session.set_config_variable("ca_bundle", bundle)
             session.set_default_client_config(
                 Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
             )
@@ -249,7 +278,8 @@ class Chain:
         except Exception as error:
             raise from_source(error) from None
         seconds = None if ends is None else (ends - datetime.now(UTC) - self.skew).total_seconds()
-        return Found(frozen.access_key, frozen.secret_key, frozen.token, str(credentials.method), seconds)
+        keys = Keys(frozen.access_key, frozen.secret_key, frozen.token, str(credentials.method))
+        return Found(keys, seconds)
 
 
 def _prepare(session: botocore.session.Session) -> None:

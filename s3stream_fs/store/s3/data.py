@@ -6,12 +6,14 @@ Bytes stay in the buffers that Rust filled. Never retries.
 from __future__ import annotations
 
 import base64
+import socket
+from contextlib import suppress
 from typing import Any, Final
 
 import obstore
 from obstore.store import S3Store as ObstoreS3
 
-from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable
+from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.s3.conditions import conditions, is_version
 from s3stream_fs.store.s3.connection import Connection
@@ -33,24 +35,43 @@ _NO_PROXY: Final = "http://127.0.0.1:9"
 """Nothing is ever sent there: it stands where obstore would else take a proxy from the environment."""
 
 
-def signs(scheme: str, service: str) -> bool:
-    """Whether obstore can sign like that: not for several regions at once (SigV4A), nor for other services than S3."""
-    return (scheme, service) in (("sigv4", "s3"), ("sigv4-s3express", "s3express"))
+def suits(connection: Connection) -> bool:
+    """Whether obstore reaches the bucket as ``connection`` says.
+
+    It does not sign for several regions at once (SigV4A), nor for other services than S3. Sessions of directory buckets
+    it asks of the one host that it makes up itself. It follows redirects, through a proxy to anywhere, and takes a
+    customer's key along.
+    """
+    address = connection.address
+    if address.scheme == "sigv4-s3express":
+        return address.url == _express_url(connection.bucket, address.region)
+    if connection.proxy is not None and connection.config.sse_c_key is not None:
+        return False
+    return (address.scheme, address.service) == ("sigv4", "s3")
+
+
+def _express_url(bucket: str, region: str) -> str:
+    zone = bucket.removesuffix("--x-s3").rpartition("--")[2]
+    return f"https://{bucket}.s3express-{zone}.{region}.amazonaws.com"
 
 
 class DataPlane:
-    """GETs of one bucket."""
+    """GETs of one bucket. Raises UsageError where obstore refuses its settings."""
 
     def __init__(self, connection: Connection) -> None:
         self._loop = GuestLoop()
         self._connection = connection
         self._keys: Keys | None = None
-        self._store = None if not connection.config.anonymous else self._made(None)
+        try:
+            self._store = self._made(None)
+        except Exception as error:  # obstore's own, which have no common root
+            # All that counts is said; but it reads variables for writing, too, and refuses words that it does not know.
+            raise UsageError(f"a variable AWS_* of the environment cannot be used: {_first_line(error)}") from None
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver, keys: Keys | None) -> None:
         """See ObjectStore.get_range. Signed with ``keys``. Cancelling it aborts the connection. Raises Unsuited."""
         store = self._store
-        if store is None or keys is not self._keys:
+        if keys is not self._keys:
             # With other keys come other connections: some handshakes in an hour, and no lookup in each GET.
             store, self._keys = self._made(keys), keys
             self._store = store
@@ -67,11 +88,14 @@ class DataPlane:
         try:
             result = await wait(obstore.get_async, store, object_id.key, options=options)
             self._check(object_id, byte_range, result)
-            body = memoryview(await wait(result.bytes_async))
+            # Not all that comes, of which there may be no end: one piece, of what was asked for or more.
+            body = memoryview(await wait(result.stream(min_chunk_size=len(byte_range) + 1).__anext__))
         except StoreError:
             raise
+        except StopAsyncIteration:
+            raise StoreUnavailable(f"the body is empty instead of {len(byte_range)} bytes") from None
         except Exception as foreign:  # the border: obstore's errors have no common root
-            raise from_obstore(foreign) from None
+            raise from_obstore(foreign, self._connection.address.region) from None
         if len(body) != len(byte_range):
             raise StoreUnavailable(f"the body has {len(body)} bytes instead of {len(byte_range)}")
         # In one piece: a reader's 1 MiB then mostly lies in one buffer and goes to the kernel without a copy. In pieces
@@ -102,7 +126,7 @@ class DataPlane:
             "aws_endpoint_url_s3": address.url,
             "virtual_hosted_style_request": True,  # the address names the bucket already, wherever
             "region": address.region,
-            "s3_express": address.scheme == "sigv4-s3express" and address.amazon,
+            "s3_express": address.scheme == "sigv4-s3express",
             "skip_signature": keys is None,
             "unsigned_payload": False,
             "request_payer": config.requester_pays,
@@ -121,7 +145,7 @@ class DataPlane:
             "user_agent": "s3stream-fs",
             "default_headers": headers,
             "proxy_url": connection.proxy or _NO_PROXY,
-            "proxy_excludes": "" if connection.proxy else address.host,
+            "proxy_excludes": "" if connection.proxy else ",".join(_spellings(address.host)),
         }
         if connection.trust.pem:
             client["root_certificate"] = connection.trust.pem
@@ -141,3 +165,17 @@ class DataPlane:
             retry_config={"max_retries": 0},
             **signing,
         )
+
+
+def _spellings(host: str) -> set[str]:
+    """A host as it is written, and as it is understood in a URL: ``127.1`` is ``127.0.0.1``."""
+    found = {host}
+    with suppress(OSError, ValueError):
+        found.add(socket.inet_ntoa(socket.inet_aton(host)))
+    with suppress(UnicodeError):
+        found.add(host.encode("idna").decode())
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

@@ -22,6 +22,7 @@ from s3stream_fs.errors import (
     Archived,
     Denied,
     KeysRefused,
+    NoBucket,
     NotFound,
     ObjectChanged,
     StoreError,
@@ -53,7 +54,7 @@ _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "SignatureDoesNotMatch": KeysRefused,
     "TokenRefreshRequired": KeysRefused,
     "XAdminUserNotFound": KeysRefused,  # versitygw's word for keys that it does not know, with status 404
-    "NoSuchBucket": NotFound,
+    "NoSuchBucket": NoBucket,
     "NoSuchKey": NotFound,
     "PreconditionFailed": ObjectChanged,
     "InvalidRange": ObjectChanged,
@@ -80,8 +81,11 @@ _BY_STATUS: Final[dict[int, type[StoreError]]] = {
     503: Throttled,
 }
 
-_SSE_C: Final = re.compile(r"Server Side Encryption|SSE-C|customer.provided encryption", re.IGNORECASE)
-"""How S3 says, with the code InvalidRequest, that an object needs the key that it was stored with."""
+_ELSEWHERE: Final = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
+"""Codes that mean another region, where one is named. Some stores name the bucket's in each answer."""
+
+_SSE_C: Final = re.compile(r"Server Side Encryption|SSE-C|encryption parameters", re.IGNORECASE)
+"""How S3 says, with the code InvalidRequest, that an object was stored with a customer's key, or with none."""
 
 _MAX_SAID: Final = 300
 """Of a foreign message, what a line of a log bears."""
@@ -100,15 +104,15 @@ def error_of(
     store_time: float | None = None,
 ) -> StoreError:
     """What an HTTP answer means. ``code`` is S3's own (``SlowDown``), empty where there was none; ``region`` is the
-    bucket's, where the answer names it."""
+    bucket's, where the answer names one that requests are not sent to already."""
     said = " ".join(part for part in (str(status) if status else "", code) if part) or "no answer"
     if status == 407:
         return StoreError(_PROXY_REFUSES)
-    if region and (status in (301, 302, 307, 400) or code in ("AuthorizationHeaderMalformed", "PermanentRedirect")):
+    if region and (code in _ELSEWHERE or (not code and status in (301, 302, 307, 400))):
         return WrongRegion(f"{said}: the bucket is in region {region}", region=region, request_id=request_id)
-    if status == 400 and code == "InvalidRequest" and _SSE_C.search(message):
+    if status == 400 and code in ("InvalidRequest", "InvalidArgument") and _SSE_C.search(message):
         return Denied(
-            f"{said}: the object is encrypted with a customer's key (SSE-C); --sse-c-key-file names it",
+            f"{said}: a customer's key (SSE-C) is missing (--sse-c-key-file), or the object is stored without one",
             request_id=request_id,
         )
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
@@ -119,10 +123,10 @@ def error_of(
     return kind(said, request_id=request_id)
 
 
-def from_botocore(error: Exception) -> StoreError:
-    """What an exception of the control plane means."""
+def from_botocore(error: Exception, region: str = "") -> StoreError:
+    """What an exception of the control plane means; ``region`` is the one that requests go to."""
     if isinstance(error, botocore.exceptions.ClientError):
-        return _from_answer(error.response)
+        return _from_answer(error.response, region)
     if isinstance(error, StoreError):
         return error  # the keyring's own, on its way through botocore's signer
     if isinstance(error, botocore.exceptions.ParamValidationError):
@@ -130,21 +134,25 @@ def from_botocore(error: Exception) -> StoreError:
     return _from_connection(error)
 
 
-def _from_answer(answer: Mapping[str, object]) -> StoreError:
+def _from_answer(answer: Mapping[str, object], region: str) -> StoreError:
     """botocore's reading of an answer that is an error."""
     metadata = _mapping(answer.get("ResponseMetadata"))
     told = _mapping(answer.get("Error"))
     headers = {str(name).lower(): str(value) for name, value in _mapping(metadata.get("HTTPHeaders")).items()}
     code = str(told.get("Code", ""))
     status = metadata.get("HTTPStatusCode", 0)
+    there = _region(headers.get("x-amz-bucket-region") or str(told.get("Region", "")))
     if code.isdigit():
         code = ""  # HEAD has no body, and botocore puts the status there
+        if status == 400 and there in ("", region):
+            # Of what S3 answers with 400, expired keys are the only thing that a HEAD of ours can meet.
+            return KeysRefused("400 without a reason", request_id=str(metadata.get("RequestId", "")))
     return error_of(
         status if isinstance(status, int) else 0,
         code,
         str(told.get("Message", "")),
         str(metadata.get("RequestId", "")),
-        region=_region(headers.get("x-amz-bucket-region") or str(told.get("Region", ""))),
+        region="" if there == region else there,
         store_time=_time(headers.get("date", "")),
     )
 
@@ -273,8 +281,9 @@ def _credentials(text: str) -> str:
 def _said(text: str) -> str:
     """A foreign message, without what may be a secret in it, in one line."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    line = re.sub(r"(?i)(secret|token|password|signature|authorization)\w*(['\"]?\s*[=:]\s*)\S+", r"\1\2***", line)
-    line = re.sub(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|[A-Za-z0-9/+=]{40,}", "***", line)
+    line = re.sub(r"(?i)(secret|token|password|signature|authorization)\w*(['\"]?\s*[=:]).*", r"\1\2 ***", line)
+    line = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", line)
+    line = re.sub(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|[\w.~+/=-]{32,}", "***", line)
     return line[:_MAX_SAID]
 
 
@@ -294,8 +303,8 @@ _OBSTORE_UNSUITED: Final = {
 }
 
 
-def from_obstore(error: Exception) -> StoreError:
-    """What an exception of the data plane means."""
+def from_obstore(error: Exception, region: str = "") -> StoreError:
+    """What an exception of the data plane means; ``region`` is the one that requests go to."""
     text = str(error)
     status = _OBSTORE_STATUS.search(text)
     if status is not None:
@@ -311,7 +320,7 @@ def from_obstore(error: Exception) -> StoreError:
             found(_OBSTORE_CODE),
             found(_OBSTORE_MESSAGE),
             found(_OBSTORE_REQUEST_ID),
-            region=found(_OBSTORE_REGION),
+            region="" if found(_OBSTORE_REGION) == region else found(_OBSTORE_REGION),
             store_time=_time(found(_OBSTORE_TIME)),
         )
     if isinstance(error, FileNotFoundError):

@@ -7,6 +7,7 @@ target is the path and the query, as they were signed; a forward proxy gets the 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import httpx2
@@ -14,6 +15,9 @@ from aiobotocore.httpxsession import HttpxSession
 
 _TARGETS: Final = ("target", "aiobotocore_raw_proxy_target")
 """Under which of a request's extensions aiobotocore leaves the whole URL: for servers, and for proxies."""
+
+_MOST_NBYTES: Final = 64 * 1024 * 1024
+"""No answer here is as long: parts have 8 MiB, a page of 1,000 keys with the longest names 4 MiB."""
 
 
 class OriginFormSession(HttpxSession):  # type: ignore[misc]
@@ -45,7 +49,28 @@ class _Transport(httpx2.AsyncHTTPTransport):
             target = request.extensions.pop(name, None)
             if target is not None:
                 request.url = _RawURL(request.url, target)
-        return await super().handle_async_request(request)
+        response = await super().handle_async_request(request)
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _Bounded(response.stream)
+        return response
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends, whatever the server sends."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = _MOST_NBYTES
+        async for piece in self._stream:
+            left -= len(piece)
+            if left < 0:
+                raise httpx2.ReadError(f"the answer has more than {_MOST_NBYTES} bytes")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _RawURL(httpx2.URL):

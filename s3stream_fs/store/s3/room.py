@@ -11,7 +11,7 @@ import trio
 
 from s3stream_fs.errors import Denied, NotFound, StoreError, Transient, WrongRegion
 from s3stream_fs.store.s3.connection import Connection, resolve
-from s3stream_fs.store.s3.store import S3Store, open_s3
+from s3stream_fs.store.s3.store import S3Store, Signing, open_s3, signing_of
 
 __all__ = ["connect", "open_bucket"]
 
@@ -24,6 +24,9 @@ Probe = Callable[[S3Store], Awaitable[object]]
 
 _STYLE_SECONDS: Final = 5.0
 """For the other place of the bucket's name: a host of that name may not exist."""
+
+_MOST_REGIONS: Final = 3
+"""A store may name another region, and be asked there; one that names ever others is not followed."""
 
 _NO_PATH_STYLE: Final = ("SecondLevelDomainForbidden", "PathStyleDomainForbidden")
 """How Alibaba Cloud and Tencent Cloud refuse a bucket in the path, with status 403."""
@@ -40,12 +43,13 @@ async def open_bucket(connection: Connection, probe: Probe) -> AsyncIterator[S3S
 
 
 async def _opened(stack: AsyncExitStack, connection: Connection, probe: Probe) -> S3Store:
+    signing = signing_of(connection)
     regions = {connection.region}
     while True:
         try:
-            return await _tried(stack, connection, probe)
+            return await _tried(stack, connection, signing, probe)
         except WrongRegion as error:
-            if error.region in regions:
+            if error.region in regions or len(regions) >= _MOST_REGIONS:
                 raise
             log.info("s3://%s is in region %s, not in %s", connection.bucket, error.region, connection.region)
             regions.add(error.region)
@@ -58,7 +62,7 @@ async def _opened(stack: AsyncExitStack, connection: Connection, probe: Probe) -
                 raise
             with trio.move_on_after(_STYLE_SECONDS):
                 try:
-                    store = await _tried(stack, other, probe)
+                    store = await _tried(stack, other, signing, probe)
                 except StoreError:
                     raise error from None
                 log.info("the store wants the bucket's name in the host: %s", other.address.host)
@@ -66,9 +70,9 @@ async def _opened(stack: AsyncExitStack, connection: Connection, probe: Probe) -
             raise
 
 
-async def _tried(stack: AsyncExitStack, connection: Connection, probe: Probe) -> S3Store:
+async def _tried(stack: AsyncExitStack, connection: Connection, signing: Signing, probe: Probe) -> S3Store:
     async with AsyncExitStack() as attempt:
-        store = await attempt.enter_async_context(open_s3(connection))
+        store = await attempt.enter_async_context(open_s3(connection, signing))
         await probe(store)
         stack.push_async_exit(attempt.pop_all().__aexit__)
         return store

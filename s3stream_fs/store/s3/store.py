@@ -18,7 +18,7 @@ from s3stream_fs.store import Deliver
 from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.control import ControlPlane, open_control_plane
 from s3stream_fs.store.s3.credentials import Chain, CredentialStatistics, Keyring, Keys
-from s3stream_fs.store.s3.data import DataPlane, signs
+from s3stream_fs.store.s3.data import DataPlane, suits
 from s3stream_fs.store.s3.etags import time_of, version_of
 from s3stream_fs.store.s3.faults import Unsuited
 from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
@@ -32,6 +32,11 @@ _UNSUITED: Final = 3
 
 _SKEW_SECONDS: Final = 60.0
 """A clock that is off by less is not what a store refuses; Amazon bears 15 minutes."""
+
+_MOST_SKEW_SECONDS: Final = 366 * 86400.0
+"""A machine without a clock may believe in its last shutdown; a store that differs by more is not believed itself."""
+
+_SKEW = "RequestTimeTooSkewed"
 
 
 _EXAMINATIONS: Final = 3
@@ -78,7 +83,8 @@ class S3Store:
         self._by_time = False
         """ETags of listings are not those of objects, so that versions are known by LastModified and size."""
         self._examinations = 0
-        self._unsuited = 0
+        self._unsuited: set[str] = set()
+        """Keys of the last objects in a row that obstore could not take, and the control plane could."""
 
     @property
     def lists_any_prefix(self) -> bool:
@@ -117,17 +123,21 @@ class S3Store:
                 try:
                     self._gets += 1
                     await data.get_range(object_id, byte_range, counted, keys)
-                    self._unsuited = 0
+                    self._unsuited.clear()
                     return
                 except Unsuited as error:
                     unsuited = str(error)
+                except KeysRefused as error:
+                    if _SKEW not in str(error) or error.store_time is not None:
+                        raise
+                    unsuited = ""  # by how much this clock is wrong, obstore does not tell
             else:
                 unsuited = ""
             self._gets += 1
             await self._control.get_range(object_id, byte_range, counted)
             if unsuited:
-                self._unsuited += 1
-                if self._unsuited >= _UNSUITED:
+                self._unsuited.add(object_id.key)
+                if len(self._unsuited) >= _UNSUITED:
                     self._without_data_plane(unsuited)
 
         with self._counting:
@@ -157,11 +167,13 @@ class S3Store:
         if self._keyring is None:
             return await request(None)
         keys = await self._keyring.get()
+        skew = self._control.skew
         try:
             return await request(keys)
         except KeysRefused as error:
-            if error.store_time is not None and "RequestTimeTooSkewed" in str(error):
-                if not self._correct_clock(error.store_time):
+            if _SKEW in str(error) and error.store_time is not None:
+                # Another request may have corrected it since this one was signed.
+                if self._control.skew == skew and not self._correct_clock(error.store_time):
                     raise
             elif await self._keyring.renew(keys):
                 log.info("the store refused the credentials (%s); they were found anew", error)
@@ -181,6 +193,8 @@ class S3Store:
             if listed is None:
                 return  # it has changed
             known = await self.head(key)
+            if known.id == object_id and await self._reads(object_id):
+                return  # a moment's doubt, of a store of several nodes say
         except StoreError:
             return
         if (known.id.size, known.mtime_ns // NANOSECONDS) != (listed.id.size, listed.mtime_ns // NANOSECONDS):
@@ -193,6 +207,15 @@ class S3Store:
             known.id.etag,
         )
 
+    async def _reads(self, object_id: ObjectId) -> bool:
+        """Whether the first byte of this version can be read."""
+        try:
+            self._gets += 1
+            await self._control.get_range(object_id, ByteRange(0, 1), lambda piece: None)
+        except ObjectChanged:
+            return False
+        return True
+
     def _identified(self, info: ObjectInfo) -> ObjectInfo:
         if not self._by_time:
             return info
@@ -201,7 +224,7 @@ class S3Store:
     def _correct_clock(self, store_time: float) -> bool:
         """Date what is signed by the store's clock. Whether that is news."""
         skew = store_time - datetime.now(UTC).timestamp()
-        if abs(skew - self._control.skew.total_seconds()) < _SKEW_SECONDS:
+        if abs(skew - self._control.skew.total_seconds()) < _SKEW_SECONDS or abs(skew) > _MOST_SKEW_SECONDS:
             return False
         self._control.skew = timedelta(seconds=skew)
         if self._chain is not None:
@@ -242,15 +265,32 @@ class _Counting:
             self.throttled += issubclass(kind, Throttled)
 
 
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """Who signs; both are None where nothing is signed."""
+
+    keyring: Keyring | None
+    chain: Chain | None
+
+
+def signing_of(connection: Connection) -> Signing:
+    config = connection.config
+    if config.anonymous:
+        return Signing(None, None)
+    chain = Chain(config.profile, connection.trust)
+    return Signing(Keyring(chain), chain)
+
+
 @asynccontextmanager
-async def open_s3(connection: Connection) -> AsyncIterator[S3Store]:
-    """The bucket as ``connection`` says, for the time of the context. Sends the store no request. Raises UsageError."""
-    config, address = connection.config, connection.address
-    chain = None if config.anonymous else Chain(config.profile, config.ca_bundle)
-    keyring = None if chain is None else Keyring(chain)
-    async with open_control_plane(connection, keyring) as control:
-        data = DataPlane(connection) if signs(address.scheme, address.service) else None
-        yield S3Store(connection, control, data, keyring, chain)
+async def open_s3(connection: Connection, signing: Signing | None = None) -> AsyncIterator[S3Store]:
+    """The bucket as ``connection`` says, for the time of the context. Sends the store no request. Raises UsageError.
+
+    ``signing`` may be that of another connection that the same user has.
+    """
+    signing = signing or signing_of(connection)
+    async with open_control_plane(connection, signing.keyring) as control:
+        data = DataPlane(connection) if suits(connection) else None
+        yield S3Store(connection, control, data, signing.keyring, signing.chain)
 
 
 def _data_plane_takes(key: str) -> bool:

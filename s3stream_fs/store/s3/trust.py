@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import botocore.httpsession
 
 from s3stream_fs.errors import UsageError
 
@@ -29,12 +34,31 @@ class Trust:
         context = ssl.create_default_context()
         # Python 3.13 asks of authorities what older ones, and those that people make for themselves, do not have.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        # An intermediate authority is enough, as for obstore, and as in Python 3.13.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.pem:
             context.load_verify_locations(cadata=self.pem)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    @contextmanager
+    def bundle(self) -> Iterator[str | None]:
+        """For a library that takes one file in place of its own: everybody's authorities, and these; None without any.
+
+        A file in memory, for the time of the context.
+        """
+        if not self.pem:
+            yield None
+            return
+        descriptor = os.memfd_create("authorities")
+        try:
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                file.write(Path(botocore.httpsession.where()).read_bytes() + b"\n" + self.pem.encode())
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
 
 
 def read_bundle(path: Path, origin: str) -> Trust:
