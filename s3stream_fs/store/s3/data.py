@@ -89,8 +89,8 @@ class DataPlane:
             result = await wait(obstore.get_async, store, object_id.key, options=options)
             self._check(object_id, byte_range, result)
             if "range" in options:
-                # How long this body is, obstore does not tell: one piece of what was asked for or more, not all that comes.
-                read = result.stream(min_chunk_size=len(byte_range) + 1).__anext__
+                # How long it is, obstore does not tell: so one piece of what was asked for or more, not all that comes.
+                read: Any = result.stream(min_chunk_size=len(byte_range) + 1).__anext__
             else:
                 read = (
                     result.bytes_async
