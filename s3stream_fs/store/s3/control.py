@@ -25,6 +25,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
+from s3stream_fs.store.s3.address import loader
 from s3stream_fs.store.s3.conditions import conditions, is_version
 from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.credentials import Keyring
@@ -226,6 +227,7 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     context: ssl.SSLContext = await trio.to_thread.run_sync(connection.trust.context)
     # It reads the profile, but all that counts of it is in the connection, and goes before it.
     session = AioSession(profile=connection.config.profile)
+    session.register_component("data_loader", loader())
     if keyring is not None:
         session._credentials = _Signing(keyring)
     try:
