@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
+import trio
+from cachetools import LRUCache
+
 from s3stream_fs.errors import KeysRefused, ObjectChanged, StoreError, Throttled
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.s3.connection import Connection
@@ -41,6 +44,13 @@ _SKEW = "RequestTimeTooSkewed"
 
 _EXAMINATIONS: Final = 3
 """Of objects that seem to have changed, so many are looked at closely; what a store does, it does to the first."""
+
+_REFUSED_SECONDS: Final = 5.0
+"""Where ETags were seen to be good, a version is looked at closely once it is still asked for so long after it was first
+refused: all that was under way by then has been refused as well."""
+
+_MOST_REFUSED: Final = 1000
+"""Versions of which it is known when they were refused first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,9 @@ class S3Store:
         self._by_time = False
         """ETags of listings are not those of objects, so that versions are known by LastModified and size."""
         self._examinations = 0
+        self._proven = False
+        """An object was read by the ETag that a listing gave it."""
+        self._refused: LRUCache[ObjectId, float] = LRUCache(maxsize=_MOST_REFUSED)
         self._unsuited: set[str] = set()
         """Keys of the last objects in a row that obstore could not take, and the control plane could."""
 
@@ -143,8 +156,10 @@ class S3Store:
         with self._counting:
             try:
                 await self._signed(get)
+                self._proven = True
             except ObjectChanged:
-                await self._examine(object_id)
+                if self._is_doubtful(object_id):
+                    await self._examine(object_id)
                 raise
 
     def statistics(self) -> S3Statistics:
@@ -180,6 +195,15 @@ class S3Store:
             else:
                 raise
         return await request(await self._keyring.get())
+
+    def _is_doubtful(self, object_id: ObjectId) -> bool:
+        """Whether a refusal may be of a store whose ETags are not to be believed, rather than of a version that is gone."""
+        now = trio.current_time()
+        first = self._refused.get(object_id)
+        if first is None:
+            self._refused[object_id] = now
+            return not self._proven
+        return self._proven and now - first >= _REFUSED_SECONDS
 
     async def _examine(self, object_id: ObjectId) -> None:
         """An object seems to have changed: or has the store one ETag in its listings, and another one for reading?"""
