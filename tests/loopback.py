@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -87,12 +87,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``after``: the answer comes once this is set, or the server ends."""
+    """``after``: the answer comes once this is set, or the server ends.
+
+    ``pieces`` come in the place of ``body``, for as long as the client takes them; as chunks, where ``headers`` do not
+    tell a Content-Length.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     after: threading.Event | None = None
+    pieces: Iterable[bytes] | None = None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -128,11 +133,21 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Date", self.date_time_string())
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        if "content-length" not in names:
+        chunked = answer.pieces is not None and "content-length" not in names
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif "content-length" not in names:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if answer.pieces is None:
             self.wfile.write(answer.body)
+            return
+        for piece in filter(None, answer.pieces):  # a chunk without bytes would be the end
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -148,6 +163,7 @@ class Server(ThreadingHTTPServer):
         self.rig = rig
         self.names: weakref.WeakKeyDictionary[socket.socket, str] = weakref.WeakKeyDictionary()
         """Which name each TLS connection was asked for."""
+        self.nconnections = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.ending = threading.Event()
@@ -162,6 +178,7 @@ class Server(ThreadingHTTPServer):
             # The handshake is left to the connection's own thread: one client that is slow or refuses stops no other.
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self._lock:
+            self.nconnections += 1
             self._open.add(connection)
         return connection, peer
 

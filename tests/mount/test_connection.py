@@ -584,6 +584,35 @@ def test_variables_of_a_library_change_nothing(store: SmallS3, other: SmallS3, m
     assert headers() == usual
 
 
+def test_a_word_that_the_library_does_not_know_is_the_users_to_mend(store: SmallS3, mounted: Mounted) -> None:
+    failed = refused(mounted, store, "bucket", env={"AWS_CONDITIONAL_PUT": "nonsense"})
+    assert failed.returncode == 2
+    assert "AWS_" in failed.stderr
+
+
+# -- what a snapshot names and the store has not
+
+
+@pytest.mark.parametrize("gone", ["NoSuchBucket", "NoSuchKey"])
+def test_a_mount_of_a_snapshot_takes_a_bucket_and_not_its_objects(
+    mounted: Mounted, cli: CommandLine, tmp_path: Path, gone: str
+) -> None:
+    left = [True]
+    with SmallS3({"bucket": OBJECTS}, lambda *_: None if left else error(404, gone)) as store:
+        done = cli.run("index", "s3://bucket", "-o", tmp_path / "snapshot", "--endpoint-url", store.url)
+        assert done.returncode == 0, done.stderr
+        left.clear()
+        if gone == "NoSuchBucket":
+            failed = refused(mounted, store, "bucket", index=tmp_path / "snapshot")
+            assert failed.returncode == 3
+            assert "NoSuchBucket" in failed.stderr
+            return
+        mount = mounted(store, "bucket", index=tmp_path / "snapshot")
+        assert {path.name for path in mount.path.iterdir()} == {"a", "two words"}
+        (warning,) = [line for line in mount.log_text().splitlines() if "not in the bucket any more" in line]
+        assert "WARNING" in warning
+
+
 def test_what_the_mount_was_made_from_is_told(store: SmallS3, mounted: Mounted, cli: CommandLine) -> None:
     """``stats`` names the store, the region and the source of the keys, whatever they came from."""
     mount = mounted(store, "bucket", env={"AWS_ENDPOINT_URL": store.url, "AWS_REGION": "ap-south-1"}, endpoint_url=None)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s3stream_fs.errors import Denied, StoreUnavailable
+from s3stream_fs.errors import Denied, KeysRefused, StoreUnavailable
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.shelf import Shelf
@@ -437,6 +437,23 @@ def test_what_cannot_be_listed_either_is_denied_and_not_remembered() -> None:
         assert store.requests == [("LIST", "a")]
 
     run(case, store=store)
+
+
+def test_a_moment_of_refused_keys_says_nothing_of_single_names(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    store.put("d/a")
+
+    async def case(_: MemoryStore, tree: Tree) -> None:
+        store.fail_next("LIST", KeysRefused("400 ExpiredToken"))
+        with pytest.raises(KeysRefused):
+            await tree.lookup("d/", b"a")
+        store.requests.clear()
+        assert await looked_up(tree, "d/", b"a") is not None
+        assert store.requests == [("LIST", "d/a")]
+
+    with caplog.at_level(logging.INFO):
+        run(case, store=store)
+    assert not any("no single names" in record.message for record in caplog.records)
 
 
 def test_many_who_ask_for_names_that_are_not_told_wait_for_one_listing() -> None:

@@ -10,6 +10,7 @@ import pytest
 from s3stream_fs.errors import UsageError
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import Connection, resolve
+from s3stream_fs.store.s3.data import suits
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,41 @@ def test_addresses(bucket: str, options: dict[str, Any], url: str) -> None:
     assert connected(bucket, **options).address.url == url
 
 
+def test_an_access_point_behind_an_endpoint_of_ones_own_has_a_host() -> None:
+    endpoint = "https://bucket.vpce-1a2b3c4d-5e6f.s3.eu-west-1.vpce.amazonaws.com"
+    connection = connected("arn:aws:s3:eu-west-1:123456789012:accesspoint/ap", endpoint_url=endpoint)
+    assert connection.address.url == endpoint.replace("//", "//ap-123456789012.")
+    assert suits(connection)
+
+
+EXPRESS = "b--usw2-az1--x-s3"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"region": "us-west-2"}, True),
+        ({"region": "us-west-2", "dual_stack": True}, False),
+        ({"region": "us-west-2", "fips": True}, False),
+        ({"region": "cn-north-1"}, False),
+        ({"region": "us-west-2", "endpoint_url": "https://store.example"}, False),
+        ({"region": "us-west-2", "endpoint_url": "https://s3express-usw2-az1.us-west-2.amazonaws.com"}, True),
+    ],
+)
+def test_directory_buckets_have_a_data_plane_where_it_finds_their_sessions(
+    options: dict[str, Any], expected: bool
+) -> None:
+    assert suits(connected(EXPRESS, **options)) is expected
+
+
+def test_a_customers_key_goes_through_no_proxy_by_the_plane_that_follows_redirects() -> None:
+    environ = {"https_proxy": "http://proxy:1"}
+    assert suits(connected(environ=environ))
+    assert suits(connected(sse_c_key=bytes(32)))
+    assert not suits(connected(environ=environ, sse_c_key=bytes(32)))
+    assert suits(connected(environ=environ | {"no_proxy": "amazonaws.com"}, sse_c_key=bytes(32)))
+
+
 def test_an_access_point_is_signed_for_its_own_region() -> None:
     address = connected("arn:aws:s3:eu-west-1:123456789012:accesspoint/ap", region="us-east-2").address
     assert (address.scheme, address.service, address.region) == ("sigv4", "s3", "eu-west-1")
@@ -91,6 +127,7 @@ def test_the_caches_name_of_a_store_is_that_of_its_address() -> None:
     assert connected().space == "aws/bucket"
     assert connected(region="eu-west-1").space == "aws/bucket"
     assert connected(region="cn-north-1").space == "aws-cn/bucket"
+    assert connected(region="us-gov-west-1").space == "aws-us-gov/bucket"
     one = connected(endpoint_url="https://Store.example:443/")
     assert one.space == connected(environ={"AWS_ENDPOINT_URL": "https://store.example"}).space
     assert one.space == "https://store.example/bucket"
@@ -103,7 +140,20 @@ def test_the_caches_name_of_a_store_is_that_of_its_address() -> None:
     [
         ({"profile": "nobody"}, {}, "there is no AWS profile 'nobody'"),
         ({}, {"AWS_ENDPOINT_URL": "minio:9000"}, "AWS's endpoint_url"),
-        ({}, {"AWS_ENDPOINT_URL": "http://user:secret@minio"}, "must not hold a user name"),
+        *(
+            ({}, {"AWS_ENDPOINT_URL": url}, "AWS's endpoint_url")
+            for url in (
+                "http://user:secret@minio",
+                "http:/user:secret@minio",
+                "http//user:secret@minio",
+                "user:secret@minio:9000",
+                "ftp://user:secret@minio",
+                "http://user:secret@minio:port",
+                "http://user:sec/secret@minio",
+                "http://minio/?user:secret@",
+                "http://minio/#user:secret@",
+            )
+        ),
         ({"endpoint_url": "http://minio", "fips": True}, {}, "leave the endpoint URL out"),
         ({"ca_bundle": Path("/nonexistent")}, {}, "--ca-bundle"),
         ({}, {"AWS_CA_BUNDLE": "/nonexistent"}, "AWS_CA_BUNDLE"),
@@ -119,6 +169,15 @@ def test_what_cannot_be_used_is_named(options: dict[str, Any], environ: dict[str
     assert "\n" not in str(caught.value)
 
 
+def test_certificates_matter_where_there_is_tls_only(tmp_path: Path) -> None:
+    environ = {"SSL_CERT_FILE": "/nonexistent"}
+    assert connected(environ=environ, endpoint_url="http://minio:9000").trust.pem == ""
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        connected(environ=environ, endpoint_url="https://minio:9000")
+    with pytest.raises(UsageError, match="--ca-bundle"):  # somebody means it
+        connected(endpoint_url="http://minio:9000", ca_bundle=Path("/nonexistent"))
+
+
 def test_what_is_secret_is_not_shown() -> None:
     connection = connected(environ={"https_proxy": "http://user:hidden@proxy:1"}, sse_c_key=b"hidden" + bytes(26))
     assert connection.proxy == "http://user:hidden@proxy:1"
@@ -126,5 +185,8 @@ def test_what_is_secret_is_not_shown() -> None:
 
 
 def test_another_bucket_of_the_same_store() -> None:
-    connection = connected(endpoint_url="http://minio:9000", region="r").to_bucket("other")
+    mine = connected(endpoint_url="http://minio:9000", region="r", sse_c_key=bytes(32))
+    connection = mine.to_bucket("other")
+    assert mine.config.sse_c_key is not None
+    assert connection.config.sse_c_key is None
     assert (connection.address.url, connection.space) == ("http://minio:9000/other", "http://minio:9000/other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import botocore.exceptions
 import pytest
 import trio
 
@@ -21,7 +22,7 @@ from s3stream_fs.errors import (
 )
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
-from s3stream_fs.store.s3.faults import error_of
+from s3stream_fs.store.s3.faults import error_of, from_source
 from s3stream_fs.store.s3.store import S3Store, open_s3
 from s3stream_fs.types import ByteRange, ObjectId
 
@@ -148,3 +149,25 @@ def test_no_credentials_is_denied(server: S3Server, monkeypatch: pytest.MonkeyPa
 
     trio.run(main)
     assert [type(error) for error in found] == [Denied]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer secret.secret.secret",
+        "authorization = Basic secret",
+        "'password': 'secret secret'",
+        "SecretAccessKey=secret",
+        "no answer from https://user:secret@host/path",
+        "no answer from https://secret@host",
+        "AKIAIOSFODNN7EXAMPLE is unknown",
+        f"{SECRET} is unknown",
+        "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0c2VjcmV0c2VjcmV0.c2VjcmV0LXNlY3JldF9z is unknown",
+    ],
+)
+def test_what_a_source_says_is_told_without_what_is_secret_in_it(text: str) -> None:
+    error = botocore.exceptions.CredentialRetrievalError(provider="custom-process", error_msg=f"It failed: {text}")
+    told = str(from_source(error))
+    assert "It failed: " in told
+    for secret in ("secret", "AKIA", SECRET, "eyJ", "c2Vj"):
+        assert secret not in told.replace("SecretAccessKey", "")

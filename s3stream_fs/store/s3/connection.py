@@ -119,8 +119,7 @@ def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
         config=config,
         endpoint_url=endpoint_url,
         region=_region(config, environ, scoped),
-        path_style=style == "path"
-        or (style == "auto" and endpoint_url is not None and not config.bucket.startswith("arn:")),
+        path_style=style == "path" or (style == "auto" and endpoint_url is not None and not _is_arn(config.bucket)),
         any_style=style == "auto",
         dual_stack=config.dual_stack or dual_stack,
         fips=config.fips or fips,

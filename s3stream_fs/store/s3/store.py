@@ -46,8 +46,8 @@ _EXAMINATIONS: Final = 3
 """Of objects that seem to have changed, so many are looked at closely; what a store does, it does to the first."""
 
 _REFUSED_SECONDS: Final = 5.0
-"""Where ETags were seen to be good, a version is looked at closely once it is still asked for so long after it was first
-refused: all that was under way by then has been refused as well."""
+"""Where ETags were seen to be good, a version is looked at closely if it is still asked for so long after it was
+refused first: all that was under way then has been refused by now."""
 
 _MOST_REFUSED: Final = 1000
 """Versions of which it is known when they were refused first."""
@@ -197,7 +197,7 @@ class S3Store:
         return await request(await self._keyring.get())
 
     def _is_doubtful(self, object_id: ObjectId) -> bool:
-        """Whether a refusal may be of a store whose ETags are not to be believed, rather than of a version that is gone."""
+        """Whether this may be a store whose ETags are not to be believed, rather than a version that is gone."""
         now = trio.current_time()
         first = self._refused.get(object_id)
         if first is None:
