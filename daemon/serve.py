@@ -115,6 +115,10 @@ async def _serve(
             log.warning(
                 "--no-verify-tls: certificates are not checked; whoever sits between can read and change the data"
             )
+        if connection.config.sse_c_key is not None and connection.address.url.startswith("http://"):
+            log.warning(
+                "the customer's key (--sse-c-key-file) goes over the network in clear text, since there is no TLS"
+            )
         file = None
         if config.index is not None:
             file = await stack.enter_async_context(open_snapshot(config.index, config, connection, on_progress))

@@ -169,15 +169,6 @@ def test_what_cannot_be_used_is_named(options: dict[str, Any], environ: dict[str
     assert "\n" not in str(caught.value)
 
 
-def test_certificates_matter_where_there_is_tls_only(tmp_path: Path) -> None:
-    environ = {"SSL_CERT_FILE": "/nonexistent"}
-    assert connected(environ=environ, endpoint_url="http://minio:9000").trust.pem == ""
-    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
-        connected(environ=environ, endpoint_url="https://minio:9000")
-    with pytest.raises(UsageError, match="--ca-bundle"):  # somebody means it
-        connected(endpoint_url="http://minio:9000", ca_bundle=Path("/nonexistent"))
-
-
 def test_what_is_secret_is_not_shown() -> None:
     connection = connected(environ={"https_proxy": "http://user:hidden@proxy:1"}, sse_c_key=b"hidden" + bytes(26))
     assert connection.proxy == "http://user:hidden@proxy:1"

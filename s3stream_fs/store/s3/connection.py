@@ -123,7 +123,7 @@ def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
         any_style=style == "auto",
         dual_stack=config.dual_stack or dual_stack,
         fips=config.fips or fips,
-        trust=_trust(config, {} if _is_plain(endpoint_url) else environ, {} if _is_plain(endpoint_url) else scoped),
+        trust=_trust(config, environ, scoped),
         proxies=read_proxies(environ),
         address=Address("", "", "", ""),
         proxy=None,
@@ -134,11 +134,6 @@ def resolve(config: S3Config, environ: Mapping[str, str]) -> Connection:
 def _is_arn(bucket: str) -> bool:
     """Whether it is an access point's, which has a host of its own."""
     return bucket.startswith("arn:")
-
-
-def _is_plain(endpoint_url: str | None) -> bool:
-    """Whether the store is asked without TLS, so that nobody's certificates matter."""
-    return endpoint_url is not None and endpoint_url.startswith("http://")
 
 
 def _made(connection: Connection, **changes: object) -> Connection:

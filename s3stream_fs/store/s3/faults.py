@@ -89,6 +89,12 @@ _SSE_C: Final = re.compile(r"Server Side Encryption|SSE-C|encryption parameters"
 
 _MAX_SAID: Final = 300
 """Of a foreign message, what a line of a log bears."""
+_MOST_READ: Final = 2000
+"""Of a foreign message, what is looked at: a program may have written megabytes."""
+_MAX_CODE: Final = 64
+"""Of a store's error code; the longest of Amazon's has 42 characters."""
+_MORE_WORDS: Final = "|key|auth|pw|credential"
+"""Beside which a program may show what it should not; in a library's message they are harmless."""
 
 
 _PROXY_REFUSES: Final = "407: the proxy takes a user and a password, or others than HTTP_PROXY or HTTPS_PROXY give"
@@ -105,6 +111,7 @@ def error_of(
 ) -> StoreError:
     """What an HTTP answer means. ``code`` is S3's own (``SlowDown``), empty where there was none; ``region`` is the
     bucket's, where the answer names one that requests are not sent to already."""
+    code = code[:_MAX_CODE]
     said = " ".join(part for part in (str(status) if status else "", code) if part) or "no answer"
     if status == 407:
         return StoreError(_PROXY_REFUSES)
@@ -243,7 +250,8 @@ def from_source(error: Exception) -> StoreError:
         if provider == "custom-process":
             # What a program writes last is what went wrong; before it may stand a whole traceback.
             said = next((line for line in reversed(said.splitlines()) if line.strip()), "")
-            return Denied(_credentials(f"credential_process failed: {_said(said)}"))
+            why = _said(said, by_a_program=True) or "it says nothing"
+            return Denied(_credentials(f"credential_process failed: {why}"))
         text = _credentials(f"{provider}: {_said(said)}")
         return StoreUnavailable(text) if provider in _SERVERS and not _REFUSED.search(said) else Denied(text)
     if isinstance(error, json.JSONDecodeError):
@@ -278,12 +286,18 @@ def _credentials(text: str) -> str:
     return f"no usable credentials: {text}"
 
 
-def _said(text: str) -> str:
-    """A foreign message, without what may be a secret in it, in one line."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    line = re.sub(r"(?i)(secret|token|password|signature|authorization)\w*(['\"]?\s*[=:]).*", r"\1\2 ***", line)
-    line = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", line)
-    line = re.sub(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|[\w.~+/=-]{32,}", "***", line)
+def _said(text: str, *, by_a_program: bool = False) -> str:
+    """A foreign message in one line, without what may be a secret in it.
+
+    What a program says may hold anything: of that, all that stands behind a word for a secret goes.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[:_MOST_READ]).split())
+    line = re.sub(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/@\s]+@", r"\1***@", line)
+    words = "secret|token|passw|signature|authorization" + (_MORE_WORDS if by_a_program else "")
+    behind = "..*" if by_a_program else r"['\"]?\s*[=:]\s*\S+"
+    line = re.sub(rf"(?i)(authorization).*|((?:{words})[\w-]*){behind}", r"\1\2 ***", line)
+    long = r"[\w.~+/=-]{32,}" if by_a_program else r"(?<![\w.~+/=-])(?!/)[\w.~+/=-]{32,}"  # a path is no secret
+    line = re.sub(rf"\b(?:AKIA|ASIA)[A-Z0-9]{{12,}}\b|{long}", "***", line)
     return line[:_MAX_SAID]
 
 

@@ -66,6 +66,7 @@ class S3Statistics:
     in_flight: int
     store: str
     region: str
+    certificates: str
     gets_by: str
     credentials: CredentialStatistics | None
 
@@ -173,6 +174,9 @@ class S3Store:
             in_flight=self._counting.in_flight,
             store=self.connection.store_name,
             region=self.connection.region,
+            certificates=f"checked, by {self.connection.trust.origin}"
+            if self.connection.trust.verify
+            else "not checked",
             gets_by="obstore" if self._data is not None else "botocore",
             credentials=None if self._keyring is None else self._keyring.statistics(),
         )
