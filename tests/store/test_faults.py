@@ -42,6 +42,7 @@ CASES: list[tuple[int, str, type[StoreError]]] = [
     (403, "InvalidAccessKeyId", KeysRefused),
     (401, "Unauthorized", Denied),
     (404, "NoSuchKey", NotFound),
+    (404, "XAdminUserNotFound", KeysRefused),
     (404, "NoSuchBucket", NoBucket),
     (412, "PreconditionFailed", ObjectChanged),
     (416, "InvalidRange", ObjectChanged),
