@@ -154,7 +154,7 @@ def _rotating(sources: Sources, folder: Path) -> Iterator[None]:
     ended = threading.Event()
 
     def work() -> None:
-        while not ended.wait(LIFE.total_seconds() * 0.75):
+        while not ended.wait(LIFE.total_seconds() / 2):  # a busy machine may be seconds late
             rotate(sources, folder)
 
     thread = threading.Thread(target=work)
