@@ -144,6 +144,7 @@ async def _serve(
 
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(s3.keep_credentials)
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
         shelf = Shelf(config.disk.directory, _NAMES_NBYTES)
         stack.callback(shelf.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Object, Source
-from s3stream_fs.errors import Denied, KeysRefused, NotFound, Throttled, Untrusted, UsageError, WrongRegion
+from s3stream_fs.errors import Denied, KeysRefused, NoKeys, NotFound, Throttled, Untrusted, UsageError, WrongRegion
 from s3stream_fs.store.s3.connection import Connection
 
 
@@ -17,10 +17,11 @@ def startup_error(error: Exception, source: Source, connection: Connection) -> U
         case NotFound():
             line = f"there is no bucket {bucket} at {where}{detail}; check its name, --endpoint-url and --region"
         case KeysRefused():
-            line = (
-                f"{where} refuses the credentials{detail}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile"
-            )
-            line += ", or what gives them"
+            line = f"{where} refuses the credentials{detail}; check AWS_ACCESS_KEY_ID, --profile, or what gives them"
+        case NoKeys():
+            line = f"{said}, so that {bucket} was asked nothing; docs/CREDENTIALS.md has what is looked for"
+            if connection.config.profile is None:
+                line += ", and --no-sign-request is for public buckets"
         case Denied():
             line = f"listing {source} was denied{detail}; {_credentials_advice(connection)}"
         case Untrusted():

@@ -12,6 +12,7 @@
         ├── Untrusted           the server's certificate is not believed, or it does not speak TLS
         ├── Denied              403, or no usable credentials
         │   ├── Archived        the object must be restored from its archive first
+        │   ├── NoKeys          no source gives any, and none will before somebody mends it
         │   └── KeysRefused     the keys are expired, unknown or signed at the wrong time: others may do
         ├── ObjectChanged       the key now holds another version (412)
         └── Transient           asking again may help; the retry policy decides, nobody else
@@ -74,6 +75,10 @@ class Denied(StoreError):
 
 class Archived(Denied):
     """The object lies in an archive and has to be restored before it can be read."""
+
+
+class NoKeys(Denied):
+    """There are no credentials, so that nothing was asked of the store. ``str()`` says why."""
 
 
 class KeysRefused(Denied):

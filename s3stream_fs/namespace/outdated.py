@@ -36,7 +36,10 @@ class Outdated:
         return True
 
     def believes(self, identity: bytes, moment: int) -> bool:
-        """Whether an answer that was asked for at ``moment`` may say that a name stands for this version."""
+        """Whether an answer that was asked for at ``moment`` may say that a name stands for this version.
+
+        One that may has seen it: the version counts as there again.
+        """
         if not self._versions:
             return True
         reported, reported_at = self._versions.get(identity, (0, 0.0))

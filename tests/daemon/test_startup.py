@@ -11,7 +11,16 @@ from s3stream_daemon.exits import ExitCode, code_of
 from s3stream_daemon.folders import folders_of
 from s3stream_daemon.settings import from_mount_options, merge
 from s3stream_daemon.startup import startup_error
-from s3stream_fs.errors import Denied, KeysRefused, NotFound, StoreUnavailable, Throttled, Untrusted, WrongRegion
+from s3stream_fs.errors import (
+    Denied,
+    KeysRefused,
+    NoKeys,
+    NotFound,
+    StoreUnavailable,
+    Throttled,
+    Untrusted,
+    WrongRegion,
+)
 from s3stream_fs.store.s3.connection import resolve
 
 
@@ -29,6 +38,7 @@ def config(options: str = "") -> MountConfig:
         (Denied("403"), "no-sign-request", ["leave --no-sign-request out"]),
         (Throttled(""), "region=eu-west-1", ["Amazon S3 in eu-west-1 is overloaded", "later"]),
         (StoreUnavailable("refused"), "", ["cannot reach s3://bucket", "(refused)", "--endpoint-url"]),
+        (NoKeys("no usable credentials: x"), "", ["no usable credentials: x, so that s3://bucket", "CREDENTIALS.md"]),
         (KeysRefused("403 ExpiredToken"), "", ["refuses the credentials (403 ExpiredToken)", "--profile"]),
         (Untrusted("self-signed certificate"), "endpoint-url=https://h", ["no TLS with https://h", "--ca-bundle"]),
         (WrongRegion("301", region="eu-west-3"), "", ["--region eu-west-3"]),

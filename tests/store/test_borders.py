@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import botocore
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
 import botocore.exceptions
 import botocore.handlers
+import botocore.session
 import obstore
 import pytest
 import trio
@@ -510,3 +514,45 @@ def test_a_client_error_holds_what_faults_takes_from_it(status: int, code: str, 
         assert metadata["HTTPHeaders"]["x-amz-bucket-region"] == region
 
     run(case)
+
+
+def test_botocores_sources_have_what_is_set_in_them() -> None:
+    """``credentials`` sets these. Where nothing reads them any more that would do nothing, and nobody would see it."""
+    chain = botocore.session.Session().get_component("credential_provider")
+    providers = {type(provider).__name__: provider for provider in chain.providers}
+    assert callable(providers["ProcessProvider"]._popen)
+    assert callable(providers["AssumeRoleProvider"]._prompter)
+    assert callable(providers["InstanceMetadataProvider"]._role_fetcher._evaluate_expiration)
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    keys = botocore.credentials.RefreshableCredentials("a", "b", "c", ends, lambda: {}, "test")
+    assert keys._expiry_time == ends
+    for name in ("_advisory_refresh_timeout", "_mandatory_refresh_timeout", "_time_fetcher"):
+        assert hasattr(keys, name)
+    assert keys.get_frozen_credentials().access_key == "a"
+
+
+def test_botocore_signs_by_what_control_overrides() -> None:
+    """A clock is corrected by a signer of our own, whose one method dates a request before it is signed."""
+    assert "s3v4" in botocore.auth.AUTH_TYPE_MAPS
+    seen = []
+
+    class Dated(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
+        def _modify_request_before_signing(self, request: Any) -> None:
+            request.context["timestamp"] = "20200102T030405Z"
+            super()._modify_request_before_signing(request)
+
+    request = botocore.awsrequest.AWSRequest(method="GET", url="http://h/k", headers={})
+    Dated(botocore.credentials.ReadOnlyCredentials("a", "b", None), "s3", "r").add_auth(request)
+    seen += [request.headers["X-Amz-Date"], request.headers["Authorization"]]
+    assert seen[0] == "20200102T030405Z"
+    assert "Credential=a/20200102/r/s3/aws4_request" in seen[1]
+
+
+def test_botocore_asks_for_encoded_names_by_a_handler_that_is_taken_out() -> None:
+    assert callable(botocore.handlers.set_list_objects_encoding_type_url)
+    registered = [
+        event
+        for event, handler, *_ in botocore.handlers.BUILTIN_HANDLERS
+        if handler is botocore.handlers.set_list_objects_encoding_type_url
+    ]
+    assert {"before-parameter-build.s3.ListObjectsV2", "before-parameter-build.s3.ListObjects"} <= set(registered)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import trio
 
 from s3server import S3Server
-from s3stream_fs.errors import StoreError
+from s3stream_fs.errors import NoKeys, StoreError
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
+from s3stream_fs.store.s3.credentials import Chain
 from s3stream_fs.store.s3.store import open_s3
+from s3stream_fs.store.s3.trust import Trust
 from s3stream_fs.types import ObjectId
 
 
@@ -124,3 +129,34 @@ def test_a_source_that_fails_is_told(server: S3Server, source: Source, monkeypat
     source.broken = True
     with pytest.raises(StoreError):
         use(server, 1)
+
+
+def test_a_process_that_hangs_ends_with_the_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it has started, too."""
+    config = tmp_path / "config"
+    pids = tmp_path / "pids"
+    script = tmp_path / "hangs"
+    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}.new\nmv {pids}.new {pids}\nwait\n")
+    script.chmod(0o755)
+    config.write_text(f"[default]\ncredential_process = {script}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    chain = Chain(None, Trust())
+    found: list[StoreError] = []
+
+    def ask() -> None:
+        try:
+            chain()
+        except StoreError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not pids.exists():
+        assert thread.is_alive()
+    ends = [os.pidfd_open(int(pid)) for pid in pids.read_text().split()]
+    chain.close()
+    thread.join()
+    for end in ends:
+        assert select.select([end], [], [], 20)[0], "the process goes on"
+        os.close(end)
+    assert [type(error) for error in found] == [NoKeys]

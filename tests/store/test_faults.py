@@ -14,6 +14,7 @@ from s3stream_fs.errors import (
     Denied,
     KeysRefused,
     NoBucket,
+    NoKeys,
     NotFound,
     ObjectChanged,
     StoreError,
@@ -149,7 +150,7 @@ def test_no_credentials_is_denied(server: S3Server, monkeypatch: pytest.MonkeyPa
                 await store.list_page("")
 
     trio.run(main)
-    assert [type(error) for error in found] == [Denied]
+    assert [type(error) for error in found] == [NoKeys]
 
 
 @pytest.mark.parametrize(
@@ -172,3 +173,19 @@ def test_what_a_source_says_is_told_without_what_is_secret_in_it(text: str) -> N
     assert "It failed: " in told
     for secret in ("secret", "AKIA", SECRET, "eyJ", "c2Vj"):
         assert secret not in told.replace("SecretAccessKey", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["usage: tool --secret-key LEAK --token LEAK", "token for the vault is LEAK, rejected", "pw=LEAK", "auth LEAK"],
+)
+def test_what_a_program_says_behind_a_word_for_a_secret_is_not_told(text: str) -> None:
+    error = botocore.exceptions.CredentialRetrievalError(provider="custom-process", error_msg=f"It failed: {text}")
+    assert "It failed: " in str(from_source(error))
+    assert "LEAK" not in str(from_source(error))
+
+
+def test_what_has_no_end_is_cut_before_it_is_looked_at() -> None:
+    error = botocore.exceptions.CredentialRetrievalError(provider="custom-process", error_msg="x:/" * 1_000_000)
+    assert len(str(from_source(error))) < 500
+    assert len(str(error_of(400, "C" * 400_000))) < 100

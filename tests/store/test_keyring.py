@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable
@@ -184,6 +185,25 @@ def test_a_source_that_hangs_holds_nobody_for_long() -> None:
             assert (await keyring.get()).access_key == "key-2"
         finally:
             gate.set()
+
+    run(case)
+
+
+def test_keys_that_nobody_uses_are_renewed_as_well() -> None:
+    source = Source(3600.0)
+
+    async def case(clock: MockClock) -> None:
+        keyring = Keyring(source)
+        first = await keyring.get()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keyring.keep)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.jump(3600 - 14 * 60)
+            while keyring.statistics().renewals < 1:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert source.asked == 2
+        assert await keyring.get() is not first
 
     run(case)
 

@@ -30,7 +30,7 @@ from s3stream_fs.store.s3.conditions import conditions, is_version
 from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.credentials import Keyring
 from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
-from s3stream_fs.store.s3.http import OriginFormSession, connector
+from s3stream_fs.store.s3.http import OriginFormSession
 from s3stream_fs.store.s3.lister import Lister
 from s3stream_fs.store.s3.page import checked_info
 from s3stream_fs.store.s3.spelling import Spelling
@@ -238,7 +238,7 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
             verify=True,
             config=AioConfig(
                 http_session_cls=OriginFormSession,
-                connector_args=connector(context),
+                connector_args={"ssl_context": context},
                 proxies={} if connection.proxy is None else dict.fromkeys(("http", "https"), connection.proxy),
                 signature_version=botocore.UNSIGNED if keyring is None else None,
                 ignore_configured_endpoint_urls=True,

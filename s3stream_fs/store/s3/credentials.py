@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import botocore.credentials
 import botocore.exceptions
@@ -20,7 +24,7 @@ import outcome
 import trio
 from botocore.config import Config
 
-from s3stream_fs.errors import Denied, StoreError, StoreUnavailable
+from s3stream_fs.errors import NoKeys, StoreError, StoreUnavailable
 from s3stream_fs.store.s3.faults import from_source
 from s3stream_fs.store.s3.trust import Trust
 
@@ -40,6 +44,14 @@ _AGAIN_SECONDS: Final = 30.0
 
 _FORCED_SECONDS: Final = 5.0
 """Keys that the store refuses are asked for anew at most this often: a file that was not rotated yet may be by then."""
+
+_LOOK_SECONDS: Final = 10.0
+"""How often it is looked whether keys that nobody uses are near their end; those of short lives have some minutes."""
+
+_PROCESS_SECONDS: Final = 60.0
+"""A credential_process that runs for longer is ended: each question would leave one behind."""
+_KILL: Final = 9
+"""SIGKILL, by its number: this package handles no signals."""
 
 _HANGING: Final = 4
 _HANGING_SECONDS: Final = 300.0
@@ -108,7 +120,7 @@ class Keyring:
         self._failures = 0
 
     async def get(self) -> Keys:
-        """Keys that are good now. Waits only where there are none. Raises Denied, StoreUnavailable."""
+        """Keys that are good now. Waits only where there are none. Raises NoKeys, StoreUnavailable."""
         now = trio.current_time()
         if self._keys is not None and now < self._ends_at:
             if now >= self._renew_at:
@@ -130,6 +142,14 @@ class Keyring:
             self._forced_at = now
         await self._answered()
         return self._keys is not refused and self._keys is not None
+
+    async def keep(self) -> None:
+        """Ask in good time for others also while nobody needs keys. Runs until it is cancelled."""
+        while True:
+            now = trio.current_time()
+            if self._keys is not None and now >= self._renew_at:
+                self._ask(now)
+            await trio.sleep_until(now + _LOOK_SECONDS)
 
     def statistics(self) -> CredentialStatistics:
         left = self._ends_at - trio.current_time()
@@ -247,6 +267,11 @@ class Chain:
         self._profile = profile
         self._trust = trust
         self.skew = timedelta()
+        self._processes = _Processes()
+
+    def close(self) -> None:
+        """End the processes that were asked and have not answered, and that may be started yet."""
+        self._processes.close()
 
     def __call__(self) -> Found:
         with self._trust.bundle() as bundle:
@@ -260,10 +285,10 @@ class Chain:
             session.set_default_client_config(
                 Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
             )
-            _prepare(session)
+            _prepare(session, self._processes)
             credentials = session.get_credentials()
             if credentials is None:
-                raise Denied(
+                raise NoKeys(
                     "no usable credentials were found in the environment, in ~/.aws or from a role of this machine"
                 )
             if isinstance(credentials, botocore.credentials.RefreshableCredentials):
@@ -282,19 +307,66 @@ class Chain:
         return Found(keys, seconds)
 
 
-def _prepare(session: botocore.session.Session) -> None:
+def _prepare(session: botocore.session.Session, processes: _Processes) -> None:
     """What botocore's sources do that is right for a program that ends soon, and wrong here."""
     chain = session.get_component("credential_provider")
     for provider in chain.providers:
         if (fetcher := getattr(provider, "_role_fetcher", None)) is not None:
             # An instance's keys near their end: it believes that they live a quarter of an hour longer than they do.
             fetcher._evaluate_expiration = lambda _credentials: None
+        if hasattr(provider, "_popen"):
+            provider._popen = partial(_Process, among=processes)
         if hasattr(provider, "_prompter"):
             provider._prompter = _no_code
 
 
+class _Process(subprocess.Popen[bytes]):
+    """A credential_process. botocore waits for it without an end; here it has one, and is ``among`` them until then."""
+
+    def __init__(self, arguments: list[str], *, among: _Processes, **options: Any) -> None:
+        super().__init__(arguments, start_new_session=True, **options)
+        self._among = among
+        among.add(self)
+
+    def communicate(self, input: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
+        try:
+            return super().communicate(input, _PROCESS_SECONDS if timeout is None else timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            super().communicate()
+            raise NoKeys(f"no usable credentials: credential_process takes over {_PROCESS_SECONDS:g} s") from None
+        finally:
+            self._among.remove(self)
+
+    def end(self) -> None:
+        """End it, and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, _KILL)
+
+
+class _Processes:
+    """Those that run. Used by several threads: whoever comes after the close is ended by itself."""
+
+    def __init__(self) -> None:
+        self._running: set[_Process] = set()
+        self._closed = False
+
+    def add(self, process: _Process) -> None:
+        self._running.add(process)
+        if self._closed:
+            process.end()
+
+    def remove(self, process: _Process) -> None:
+        self._running.discard(process)
+
+    def close(self) -> None:
+        self._closed = True
+        for process in list(self._running):
+            process.end()
+
+
 def _no_code(_prompt: str) -> str:
-    raise Denied(
+    raise NoKeys(
         "no usable credentials: the profile's role takes an MFA code, and nobody can be asked for one; use the keys of"
         " a session, or credential_process"
     )

@@ -92,9 +92,8 @@ class DataPlane:
                 # How long it is, obstore does not tell: so one piece of what was asked for or more, not all that comes.
                 read: Any = result.stream(min_chunk_size=len(byte_range) + 1).__anext__
             else:
-                read = (
-                    result.bytes_async
-                )  # as long as its size, which has been checked; a fifth less CPU for small ones
+                # As long as its size, which has been checked; and for small ones a fifth less CPU.
+                read = result.bytes_async
             body = memoryview(await wait(read))
         except StoreError:
             raise

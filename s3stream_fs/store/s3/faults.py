@@ -23,6 +23,7 @@ from s3stream_fs.errors import (
     Denied,
     KeysRefused,
     NoBucket,
+    NoKeys,
     NotFound,
     ObjectChanged,
     StoreError,
@@ -95,7 +96,6 @@ _MAX_CODE: Final = 64
 """Of a store's error code; the longest of Amazon's has 42 characters."""
 _MORE_WORDS: Final = "|key|auth|pw|credential"
 """Beside which a program may show what it should not; in a library's message they are harmless."""
-
 
 _PROXY_REFUSES: Final = "407: the proxy takes a user and a password, or others than HTTP_PROXY or HTTPS_PROXY give"
 
@@ -183,6 +183,7 @@ def _time(text: str) -> float | None:
 
 def _from_connection(error: BaseException) -> StoreError:
     """No answer came. The reason lies somewhere in the chain of causes."""
+    to = "the proxy (HTTPS_PROXY or HTTP_PROXY)" if isinstance(error, _PROXY_ERRORS) else "the store"
     for cause in _causes(error):
         match cause:
             case ssl.SSLCertVerificationError():
@@ -192,20 +193,22 @@ def _from_connection(error: BaseException) -> StoreError:
             case ssl.SSLError():
                 return StoreUnavailable(f"TLS failed: {cause.reason or type(cause).__name__}")
             case socket.gaierror():
-                return StoreUnavailable(f"the host's name cannot be resolved: {cause.strerror}")
+                return StoreUnavailable(f"the name of {to} cannot be resolved: {cause.strerror}")
             case _ if type(cause).__name__ == "ProxyError" and str(cause).startswith("407"):
                 return StoreError(_PROXY_REFUSES)
             case OSError() if cause.strerror:
-                return StoreUnavailable(f"no connection: {cause.strerror}")
+                return StoreUnavailable(f"no connection to {to}: {cause.strerror}")
     name = type(error).__name__
     # Network trouble of many kinds, and answers that cannot be parsed.
-    return StoreUnavailable(_READABLE.get(name, f"{name} in the connection to the store"))
+    return StoreUnavailable(_READABLE.get(name, f"{name} in the connection to {to}"))
 
+
+_PROXY_ERRORS: Final = (botocore.exceptions.ProxyConnectionError,)
 
 _READABLE: Final = {
     "ConnectTimeoutError": "no connection within the time for it",
     "ReadTimeoutError": "no answer within the time for it",
-    "ProxyConnectionError": "the proxy cannot be reached, or refuses",
+    "HTTPClientError": "what answers does not speak HTTP as a store does",
     "EndpointConnectionError": "no connection to the store",
 }
 
@@ -231,7 +234,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def from_source(error: Exception) -> StoreError:
-    """What botocore's chain raised: StoreUnavailable where asking again may help, else Denied with the reason."""
+    """What botocore's chain raised: StoreUnavailable where asking again may help, else NoKeys with the reason."""
     if isinstance(error, botocore.exceptions.ClientError):
         operation = getattr(error, "operation_name", "")
         told = _mapping(error.response.get("Error"))
@@ -241,7 +244,7 @@ def from_source(error: Exception) -> StoreError:
         kind = _BY_CODE.get(code) or _BY_STATUS.get(status if isinstance(status, int) else 0)
         if kind in (Throttled, StoreUnavailable) or (isinstance(status, int) and status >= 500):
             return StoreUnavailable(f"credentials: {text}")
-        return Denied(_credentials(f"{text}: {_said(str(told.get('Message', '')))}"))
+        return NoKeys(_credentials(f"{text}: {_said(str(told.get('Message', '')))}"))
     if isinstance(error, _LATER):
         found = _from_connection(error)
         return found if isinstance(found, Untrusted) else StoreUnavailable(f"credentials: {found}")
@@ -251,14 +254,14 @@ def from_source(error: Exception) -> StoreError:
             # What a program writes last is what went wrong; before it may stand a whole traceback.
             said = next((line for line in reversed(said.splitlines()) if line.strip()), "")
             why = _said(said, by_a_program=True) or "it says nothing"
-            return Denied(_credentials(f"credential_process failed: {why}"))
+            return NoKeys(_credentials(f"credential_process failed: {why}"))
         text = _credentials(f"{provider}: {_said(said)}")
-        return StoreUnavailable(text) if provider in _SERVERS and not _REFUSED.search(said) else Denied(text)
+        return StoreUnavailable(text) if provider in _SERVERS and not _REFUSED.search(said) else NoKeys(text)
     if isinstance(error, json.JSONDecodeError):
-        return Denied(_credentials("credential_process writes something else than JSON"))
+        return NoKeys(_credentials("credential_process writes something else than JSON"))
     if isinstance(error, _LOGIN):
-        return Denied(_credentials("not logged in, or not any more: run aws sso login, for this profile"))
-    return Denied(_credentials(_said(str(error)) or type(error).__name__))
+        return NoKeys(_credentials("not logged in, or not any more: run aws sso login, for this profile"))
+    return NoKeys(_credentials(_said(str(error)) or type(error).__name__))
 
 
 _LATER: Final = (
@@ -270,7 +273,6 @@ _LATER: Final = (
 
 _SERVERS: Final = ("container-role", "iam-role")
 """Sources that are servers of the machine's own: what they refuse now, they may give in a moment."""
-
 
 _REFUSED: Final = re.compile(r"non 200 response (?!408|429)4[0-9][0-9]")
 """How botocore tells that a container's endpoint refuses: the wrong authorization token, or no role."""

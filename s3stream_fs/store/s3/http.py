@@ -8,7 +8,7 @@ target is the path and the query, as they were signed; a forward proxy gets the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 from aiobotocore.httpxsession import HttpxSession
@@ -84,8 +84,3 @@ class _RawURL(httpx2.URL):
     @property
     def raw_path(self) -> bytes:
         return self._raw
-
-
-def connector(context: Any) -> dict[str, Any]:
-    """What aiobotocore's configuration takes for a session whose TLS is ``context``'s."""
-    return {"ssl_context": context}

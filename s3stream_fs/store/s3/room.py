@@ -44,6 +44,7 @@ async def open_bucket(connection: Connection, probe: Probe) -> AsyncIterator[S3S
 
 async def _opened(stack: AsyncExitStack, connection: Connection, probe: Probe) -> S3Store:
     signing = signing_of(connection)
+    stack.callback(signing.close)
     regions = {connection.region}
     while True:
         try:

@@ -39,8 +39,7 @@ _SKEW_SECONDS: Final = 60.0
 _MOST_SKEW_SECONDS: Final = 366 * 86400.0
 """A machine without a clock may believe in its last shutdown; a store that differs by more is not believed itself."""
 
-_SKEW = "RequestTimeTooSkewed"
-
+_SKEW: Final = "RequestTimeTooSkewed"
 
 _EXAMINATIONS: Final = 3
 """Of objects that seem to have changed, so many are looked at closely; what a store does, it does to the first."""
@@ -162,6 +161,11 @@ class S3Store:
                 if self._is_doubtful(object_id):
                     await self._examine(object_id)
                 raise
+
+    async def keep_credentials(self) -> None:
+        """Have them renewed in good time, also while nobody reads. Runs until it is cancelled."""
+        if self._keyring is not None:
+            await self._keyring.keep()
 
     def statistics(self) -> S3Statistics:
         return S3Statistics(
@@ -300,8 +304,13 @@ class Signing:
     keyring: Keyring | None
     chain: Chain | None
 
+    def close(self) -> None:
+        if self.chain is not None:
+            self.chain.close()
+
 
 def signing_of(connection: Connection) -> Signing:
+    """Asks nobody for keys yet."""
     config = connection.config
     if config.anonymous:
         return Signing(None, None)
