@@ -19,9 +19,10 @@ def startup_error(error: Exception, source: Source, connection: Connection) -> U
         case KeysRefused():
             line = f"{where} refuses the credentials{detail}; check AWS_ACCESS_KEY_ID, --profile, or what gives them"
         case NoKeys():
-            line = f"{said}, so that {bucket} was asked nothing; docs/CREDENTIALS.md has what is looked for"
-            if connection.config.profile is None:
-                line += ", and --no-sign-request is for public buckets"
+            line = (
+                f"{said}, so that {bucket} was asked nothing; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile"
+                " or a role (docs/CREDENTIALS.md), or --no-sign-request for a public bucket"
+            )
         case Denied():
             line = f"listing {source} was denied{detail}; {_credentials_advice(connection)}"
         case Untrusted():
