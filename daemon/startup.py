@@ -20,7 +20,7 @@ def startup_error(error: Exception, source: Source, connection: Connection) -> U
             line = f"{where} refuses the credentials{detail}; check AWS_ACCESS_KEY_ID, --profile, or what gives them"
         case NoKeys():
             line = (
-                f"{said}, so that {bucket} was asked nothing; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile"
+                f"{said}, so {bucket} was asked nothing; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile"
                 " or a role (docs/CREDENTIALS.md), or --no-sign-request for a public bucket"
             )
         case Denied():

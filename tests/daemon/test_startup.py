@@ -38,7 +38,7 @@ def config(options: str = "") -> MountConfig:
         (Denied("403"), "no-sign-request", ["leave --no-sign-request out"]),
         (Throttled(""), "region=eu-west-1", ["Amazon S3 in eu-west-1 is overloaded", "later"]),
         (StoreUnavailable("refused"), "", ["cannot reach s3://bucket", "(refused)", "--endpoint-url"]),
-        (NoKeys("no usable credentials: x"), "", ["no usable credentials: x, so that s3://bucket", "CREDENTIALS.md"]),
+        (NoKeys("no usable credentials: x"), "", ["no usable credentials: x, so s3://bucket", "CREDENTIALS.md"]),
         (KeysRefused("403 ExpiredToken"), "", ["refuses the credentials (403 ExpiredToken)", "--profile"]),
         (Untrusted("self-signed certificate"), "endpoint-url=https://h", ["no TLS with https://h", "--ca-bundle"]),
         (WrongRegion("301", region="eu-west-3"), "", ["--region eu-west-3"]),
