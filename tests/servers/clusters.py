@@ -186,6 +186,8 @@ class Radosgw(_Gateway):
             # The gateway makes its pools one after another, each a round of the monitor's.
             "paxos propose interval": 0.05,
             "paxos min wait": 0.02,
+            # Customers' keys in clear text: this is a test on loopback.
+            "rgw crypt require ssl": "false",
             "rgw frontends": f"beast endpoint=127.0.0.1:{self.port}",
         }
         lines = "\n".join(f"{name} = {value}" for name, value in settings.items())

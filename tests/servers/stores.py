@@ -23,6 +23,7 @@ class Lack(Enum):
     SECRETS = "takes any secret"
     PRIVACY = "lets anybody read"
     PUBLICITY = "has no bucket that anybody may read"
+    CUSTOMERS_KEYS = "encrypts nothing with customers' keys (SSE-C)"
     MEMORY = "keeps objects in memory only"
 
 
@@ -47,14 +48,16 @@ TRIED: Final = (
     Store(
         "moto",
         "5.2.5",
-        lacks=frozenset({Lack.KEY_IDS, Lack.SECRETS, Lack.MEMORY}),
+        lacks=frozenset({Lack.KEY_IDS, Lack.SECRETS, Lack.CUSTOMERS_KEYS, Lack.MEMORY}),
         refuses=frozenset({"line\nline"}),
         limits=("no newlines in keys",),
     ),
     Store(
         "rclone",
         "1.75.2 (`rclone serve s3`)",
-        lacks=frozenset({Lack.IF_MATCH, Lack.PARTIAL_STATUS, Lack.PART_COUNTS, Lack.PUBLICITY}),
+        lacks=frozenset(
+            {Lack.IF_MATCH, Lack.PARTIAL_STATUS, Lack.PART_COUNTS, Lack.PUBLICITY, Lack.CUSTOMERS_KEYS},
+        ),
         refuses=_CONTROLS | {SHADOWED, MARKER} | frozenset(HIDDEN),
         limits=(
             "keys are paths of files: no object beside a folder of its name",
@@ -66,7 +69,16 @@ TRIED: Final = (
     Store(
         "s3rver",
         "3.7.1",
-        lacks=frozenset({Lack.IF_MATCH, Lack.FIRST_BYTES, Lack.PART_COUNTS, Lack.SECRETS, Lack.PRIVACY}),
+        lacks=frozenset(
+            {
+                Lack.IF_MATCH,
+                Lack.FIRST_BYTES,
+                Lack.PART_COUNTS,
+                Lack.SECRETS,
+                Lack.PRIVACY,
+                Lack.CUSTOMERS_KEYS,
+            }
+        ),
         refuses=frozenset({"control\x01"}) | _LONGEST | _NESTED | frozenset(HIDDEN),
         limits=(
             "needs `node --openssl-legacy-provider` where a listing has more than one page",

@@ -52,10 +52,10 @@ def gets(mount: Mount) -> int:
     return int(mount.stats()["s3"]["gets"])
 
 
-def refused(mounted: Mounted, server: Server, bucket: str, **options: Option) -> str:
+def refused(mounted: Mounted, server: Server, bucket: str, prefix: str = "", **options: Option) -> str:
     """Why a mount that must not come up did not: one line."""
     with pytest.raises(MountFailed) as caught:
-        mounted(server, bucket, **options)
+        mounted(server, bucket, prefix, **options)
     assert caught.value.returncode == 3
     (line,) = caught.value.stderr.splitlines()
     return line
@@ -71,6 +71,18 @@ def ran(cli: CommandLine, *words: str | Path) -> Any:
 def forget_credentials(cli: CommandLine) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del cli.environment[name]
+
+
+CUSTOMERS_KEY = random.Random(4).randbytes(32)
+
+
+def encrypted(server: Server) -> str:
+    """The key of an object that is encrypted with the customer's key, if the store does that."""
+    key = "encrypted/file"
+    server.client.put_object(
+        Bucket=CHANGING, Key=key, Body=OLD, SSECustomerAlgorithm="AES256", SSECustomerKey=CUSTOMERS_KEY
+    )
+    return key
 
 
 def code_of(client: Any, request: Mapping[str, str]) -> int:
@@ -101,6 +113,7 @@ def test_the_store_is_as_the_table_says(server: Server, store: Store) -> None:
         Lack.SECRETS: code_of(client(owner.key_id, "wrong"), {}) == 200,
         Lack.PRIVACY: code_of(anybody, {}) == 200,
         Lack.PUBLICITY: code_of(anybody, {"Bucket": PUBLIC, "Key": PUBLIC_KEY}) != 200,
+        Lack.CUSTOMERS_KEYS: code_of(owner.client, {"Bucket": CHANGING, "Key": encrypted(owner)}) == 200,
         Lack.MEMORY: Lack.MEMORY in store.lacks,  # seen by the test that restarts it
     }
     assert {lack for lack, lacking in found.items() if lacking} == store.lacks
@@ -190,6 +203,25 @@ def test_unknown_access_key(server: Server, store: Store, cli: CommandLine, moun
         assert (mounted(server, TREE).path / KEY).read_bytes() == content(KEY)
     else:
         assert "no bucket" not in refused(mounted, server, TREE)
+
+
+def test_a_customers_key(server: Server, store: Store, mounted: Mounted, tmp_path: Path) -> None:
+    """Both halves of the product send it, and sign it, or a store that checks would refuse."""
+    encrypted(server.store)
+    file = tmp_path / "key"
+    file.write_bytes(CUSTOMERS_KEY)
+    mount = mounted(server, CHANGING, "encrypted", sse_c_key_file=file)
+    assert digest((mount.path / "file").read_bytes()) == digest(OLD)
+    if Lack.CUSTOMERS_KEYS not in store.lacks:
+        assert "--sse-c-key-file" in refused(mounted, server, CHANGING, prefix="encrypted")
+
+
+def test_what_is_asked_of_amazon_beside_names_and_bytes(server: Server, store: Store, mounted: Mounted) -> None:
+    """No store of the table heeds these; but those that check signatures check that they are signed."""
+    mount = mounted(server, TREE, requester_pays=True, expected_bucket_owner="123456789012")
+    assert (mount.path / KEY).read_bytes() == content(KEY)
+    assert len(os.listdir(mount.path)) > 10
+    assert code_of(server.store.client, {"ExpectedBucketOwner": "999999999999"}) == 200
 
 
 def test_missing_bucket(server: Server, mounted: Mounted) -> None:
