@@ -130,6 +130,14 @@ class SeaweedFS(_Gateway):
         return True
 
 
+ROLE = "reader"
+"""A role that the gateway's one user may assume, and that may read everything."""
+
+
+def _policy(*actions: str, **more: object) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, **more}]})
+
+
 class Radosgw(_Gateway):
     """Ceph's gateway above the smallest of clusters: one monitor, and one OSD that keeps its objects in memory."""
 
@@ -146,13 +154,8 @@ class Radosgw(_Gateway):
         return ["radosgw", "-n", "client.rgw.a", "-f", "--no-mon-config", "-c", self.folder / "ceph.conf"]
 
     def make_public(self, bucket: str) -> None:
-        statement = {
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": ["s3:GetObject", "s3:ListBucket"],
-            "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
-        }
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+        policy = _policy("s3:GetObject", "s3:ListBucket", Principal="*", Resource=resources)
         self.client.put_bucket_policy(Bucket=bucket, Policy=policy)
 
     def _write_configuration(self) -> None:
@@ -188,6 +191,8 @@ class Radosgw(_Gateway):
             "paxos min wait": 0.02,
             # Customers' keys in clear text: this is a test on loopback.
             "rgw crypt require ssl": "false",
+            "rgw s3 auth use sts": "true",
+            "rgw sts key": "0123456789abcdef",  # what it encrypts tokens with
             "rgw frontends": f"beast endpoint=127.0.0.1:{self.port}",
         }
         lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
@@ -206,7 +211,14 @@ class Radosgw(_Gateway):
         self._cluster.append(Process(["ceph-osd", "-i", "0", "-f", "-c", "ceph.conf"], self.folder))
         keys = [f"--access-key={self.key_id}", f"--secret={self.secret}"]
         user = ["user", "create", "--uid=me", "--display-name=me", *keys]
-        self._run("radosgw-admin", "-c", "ceph.conf", "--no-mon-config", *user)
+        self._administer(*user)
+        trust = _policy("sts:AssumeRole", Principal={"AWS": ["arn:aws:iam:::user/me"]})
+        self._administer("role", "create", f"--role-name={ROLE}", "--path=/", f"--assume-role-policy-doc={trust}")
+        rights = _policy("s3:*", Resource="arn:aws:s3:::*")
+        self._administer("role-policy", "put", f"--role-name={ROLE}", "--policy-name=all", f"--policy-doc={rights}")
+
+    def _administer(self, *words: str) -> None:
+        self._run("radosgw-admin", "-c", "ceph.conf", "--no-mon-config", *words)
 
     def _run(self, *words: str) -> None:
         done = subprocess.run(

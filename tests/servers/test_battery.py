@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from conftest import Mounted
 from mounting import CommandLine, Mount, MountFailed, Option
 from servers.buckets import CHANGING, CROWDED, PUBLIC_KEY, TREE, keys_of
+from servers.clusters import ROLE
 from servers.fronts import Nginx, Tinyproxy
 from servers.processes import wait_until
 from servers.server import PUBLIC, Server
@@ -214,6 +215,23 @@ def test_a_customers_key(server: Server, store: Store, mounted: Mounted, tmp_pat
     assert digest((mount.path / "file").read_bytes()) == digest(OLD)
     if Lack.CUSTOMERS_KEYS not in store.lacks:
         assert "--sse-c-key-file" in refused(mounted, server, CHANGING, prefix="encrypted")
+
+
+@pytest.mark.parametrize("server", ["radosgw", "tinyproxy"], indirect=True)
+def test_an_assumed_role(server: Server, cli: CommandLine, mounted: Mounted, tmp_path: Path) -> None:
+    """Keys of a session, whose token the store decrypts and checks, from an STS that nobody here wrote."""
+    config = tmp_path / "config"
+    config.write_text(
+        f"[profile base]\naws_access_key_id = {server.store.key_id}\naws_secret_access_key = {server.store.secret}\n"
+        f"[profile role]\nrole_arn = arn:aws:iam:::role/{ROLE}\nsource_profile = base\nregion = {server.store.region}\n"
+    )
+    forget_credentials(cli)
+    cli.environment |= {"AWS_CONFIG_FILE": str(config), "AWS_ENDPOINT_URL_STS": server.store.url}
+    mount = mounted(server, TREE, profile="role")
+    assert (mount.path / KEY).read_bytes() == content(KEY)
+    credentials = mount.stats()["s3"]["credentials"]
+    assert credentials["source"] == "assume-role"
+    assert 0 < credentials["seconds_left"] <= 3600
 
 
 def test_what_is_asked_of_amazon_beside_names_and_bytes(server: Server, store: Store, mounted: Mounted) -> None:
