@@ -15,6 +15,9 @@ from typing import Any
 from servers.processes import Process, ServerFailed, free_ports, in_sbin, listens
 from servers.server import Server
 
+NAME = "store.test"
+"""A name that nginx's certificate holds as well; what it stands for is for a test to say."""
+
 
 class _Front(Server):
     """What stands between mount and store, and has no objects itself. ``client`` goes to the store, past it."""
@@ -50,7 +53,7 @@ class Nginx(_Front):
     def __init__(self, folder: Path, store: Server) -> None:
         super().__init__(folder, store)
         (self.port,) = free_ports(1, "::1")
-        self._authority, certificate, key = _certified("::1", folder)
+        self._authority, certificate, key = _certified(f"IP:::1,DNS:{NAME}", folder)
         self.log = folder / "access.log"
         (folder / "nginx.conf").write_text(f"""
 daemon off;
@@ -134,7 +137,7 @@ class Tinyproxy(_Front):
         return listens(self.port)
 
 
-def _certified(address: str, folder: Path) -> tuple[Path, Path, Path]:
+def _certified(names: str, folder: Path) -> tuple[Path, Path, Path]:
     """A CA of its own, and a server's certificate and key that it has signed, as an administrator makes them."""
     authority, certificate, key = (folder / name for name in ("authority.pem", "server.pem", "server.key"))
     make: list[str | Path] = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]
@@ -144,7 +147,7 @@ def _certified(address: str, folder: Path) -> tuple[Path, Path, Path]:
     of_server: list[str | Path] = [
         *("-subj", "/CN=A store", "-keyout", key, "-out", certificate),
         *("-CA", authority, "-CAkey", authority_key),
-        *("-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=critical,CA:FALSE"),
+        *("-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"),
     ]
     for words in (of_authority, of_server):
         done = subprocess.run([*make, *words], capture_output=True, text=True, check=False)

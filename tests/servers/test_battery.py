@@ -9,6 +9,8 @@ import errno
 import json
 import os
 import random
+import shlex
+import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +23,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from conftest import Mounted
-from mounting import CommandLine, Mount, MountFailed, Option
+from mounting import COMMAND, PATIENCE_SECONDS, CommandLine, Mount, MountFailed, Option
 from servers.buckets import CHANGING, CROWDED, PUBLIC_KEY, TREE, keys_of
 from servers.clusters import ROLE
-from servers.fronts import Nginx, Tinyproxy
+from servers.fronts import NAME, Nginx, Tinyproxy
 from servers.processes import wait_until
 from servers.server import PUBLIC, Server
 from servers.stores import Lack, Store
@@ -232,6 +234,27 @@ def test_an_assumed_role(server: Server, cli: CommandLine, mounted: Mounted, tmp
     credentials = mount.stats()["s3"]["credentials"]
     assert credentials["source"] == "assume-role"
     assert 0 < credentials["seconds_left"] <= 3600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to give a name a meaning; the address itself is tried above")
+@pytest.mark.parametrize("server", ["nginx"], indirect=True)
+def test_a_name_that_stands_for_an_ipv6_address(server: Nginx, cli: CommandLine, short_path: Path) -> None:
+    """In a mount namespace of its own, whose /etc/hosts has it."""
+    hosts, mountpoint = short_path / "hosts", short_path / "m"
+    hosts.write_text(f"::1 {NAME}\n")
+    mountpoint.mkdir()
+    words = [*COMMAND, "mount", f"s3://{TREE}", mountpoint, "--endpoint-url", f"https://{NAME}:{server.port}"]
+    words += ["--cache-dir", short_path / "cache", "--log-file", short_path / "log"]
+    script = f"mount --bind {hosts} /etc/hosts && {shlex.join(map(str, words))} && cat {mountpoint / KEY}"
+    script += f"; {shlex.join(COMMAND)} umount {mountpoint}"
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+        env=cli.environment,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (content(KEY), b"")
 
 
 def test_what_is_asked_of_amazon_beside_names_and_bytes(server: Server, store: Store, mounted: Mounted) -> None:
