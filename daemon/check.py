@@ -1,4 +1,4 @@
-"""What happens before a mount is one: its bucket is listed, and one byte of what is listed is read, like all data.
+"""What happens before a mount is one: its bucket is listed, and a little of what is listed is read, like all data.
 
 So a mount that comes up can be read. What fails ends in one line that says which of the two, and what to do.
 """

@@ -48,7 +48,7 @@ from s3stream_fs.statistics import as_text
 from s3stream_fs.store.rooms import connect
 
 if TYPE_CHECKING:
-    from s3stream_fs.store.s3.connection import Connection
+    from s3stream_fs.store import Connection
 
 log = logging.getLogger(__name__)
 

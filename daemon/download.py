@@ -14,10 +14,9 @@ from s3stream_daemon.exits import ExitCode, ExitError
 from s3stream_daemon.source import Object
 from s3stream_daemon.startup import reading_error
 from s3stream_fs.errors import StoreError, UsageError
+from s3stream_fs.store import Bucket, Connection
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.rooms import open_bucket
-from s3stream_fs.store.s3.connection import Connection
-from s3stream_fs.store.s3.store import S3Store
 from s3stream_fs.types import ByteRange, ObjectId
 
 _PART_NBYTES: Final = 8 * 1024**2
@@ -31,7 +30,7 @@ _PARTS_AT_ONCE: Final = 8
 class Downloader:
     """Reads objects of one bucket, by GET alone. Raises ExitError."""
 
-    def __init__(self, s3: S3Store, deadline_seconds: float, started: dict[str, tuple[ObjectId, bytes]]) -> None:
+    def __init__(self, s3: Bucket, deadline_seconds: float, started: dict[str, tuple[ObjectId, bytes]]) -> None:
         """``started``: what has been read already, by key: the first part of an object."""
         self._s3 = s3
         self._started = started
@@ -97,7 +96,7 @@ async def open_downloader(connection: Connection, what: Object, deadline_seconds
     """For the bucket of ``connection``, of which the first part of ``what`` is read. Raises ExitError."""
     started: dict[str, tuple[ObjectId, bytes]] = {}
 
-    async def probe(s3: S3Store) -> None:
+    async def probe(s3: Bucket) -> None:
         retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=STARTUP_SECONDS))
         started[what.key] = await retrying.retried(
             f"GET of {what.key!r}", lambda: s3.get_start(what.key, _FIRST_NBYTES)

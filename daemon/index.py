@@ -33,7 +33,7 @@ from s3stream_fs.statistics import size_text
 from s3stream_fs.store.snapshot.store import HEADER_NBYTES, SnapshotInfo, is_snapshot
 
 if TYPE_CHECKING:
-    from s3stream_fs.store.s3.store import S3Store
+    from s3stream_fs.store import Bucket
     from s3stream_fs.store.snapshot.draft import SnapshotDraft
     from s3stream_fs.store.snapshot.inventory import Inventory, InventoryFile
 
@@ -199,7 +199,7 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
     told = _Told()
     taken_ns = time.time_ns()
 
-    async def probe(bucket: S3Store) -> None:
+    async def probe(bucket: Bucket) -> None:
         first = RetryingStore(bucket, RetryPolicy(deadline_seconds=_FIRST_SECONDS))
         await first.list_page(source.prefix, limit=1)
 
@@ -209,7 +209,7 @@ async def _survey(draft: SnapshotDraft, settings: Settings, source: Source, bar:
 
             async def list_page(prefix: str, *, token: str | None, after: str, flat: bool) -> ListPage:
                 page = await store.list_page(prefix, token=token, after=after, flat=flat)
-                told.requests = s3.statistics().lists
+                told.requests = s3.lists
                 return page
 
             def take(infos: tuple[ObjectInfo, ...]) -> None:

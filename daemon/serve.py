@@ -50,12 +50,10 @@ from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
-from s3stream_fs.store import ObjectStore
+from s3stream_fs.store import Bucket, Connection, ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.rooms import open_bucket
-from s3stream_fs.store.s3.connection import Connection
-from s3stream_fs.store.s3.store import S3Store
 from s3stream_fs.store.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -111,19 +109,13 @@ async def _serve(
 ) -> None:
     source = str(config.source)
     async with AsyncExitStack() as stack:
-        if not connection.trust.verify:
-            log.warning(
-                "--no-verify-tls: certificates are not checked; whoever sits between can read and change the data"
-            )
-        if connection.config.sse_c_key is not None and connection.address.url.startswith("http://"):
-            log.warning(
-                "the customer's key (--sse-c-key-file) goes over the network in clear text, since there is no TLS"
-            )
+        for line in connection.warnings:
+            log.warning("%s", line)
         file = None
         if config.index is not None:
             file = await stack.enter_async_context(open_snapshot(config.index, config, connection, on_progress))
 
-        async def check(bucket: S3Store) -> None:
+        async def check(bucket: Bucket) -> None:
             await check_bucket(bucket, config.source, None if file is None else SnapshotStore(file, bucket))
 
         try:

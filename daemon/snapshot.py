@@ -16,7 +16,7 @@ from s3stream_daemon.exits import ExitCode, ExitError, ending_with, one_line
 from s3stream_daemon.partial import partial
 from s3stream_daemon.source import Object
 from s3stream_fs.statistics import size_text
-from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store import Connection
 from s3stream_fs.store.snapshot.store import SnapshotFile
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from s3stream_daemon.exits import ExitCode, ExitError, one_line
 from s3stream_daemon.source import Object, Source
 from s3stream_fs.errors import Denied, KeysRefused, NoKeys, NotFound, Throttled, Untrusted, UsageError, WrongRegion
-from s3stream_fs.store.s3.connection import Connection
+from s3stream_fs.store import Connection
 
 
 def startup_error(error: Exception, source: Source, connection: Connection) -> UsageError:
@@ -37,7 +37,7 @@ def startup_error(error: Exception, source: Source, connection: Connection) -> U
 
 
 def _credentials_advice(connection: Connection) -> str:
-    if connection.config.anonymous:
+    if connection.anonymous:
         return "the bucket does not let everybody list: leave --no-sign-request out and give credentials"
     return (
         "give credentials that may s3:ListBucket (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, --profile, an instance's"

@@ -73,6 +73,13 @@ PROCESS: Final = frozenset(
 )
 """Names that touch the process, which belongs to the daemon."""
 
+ROOMS: Final = ("s3stream_fs.store.s3", "s3stream_fs.store.snapshot")
+"""Each kind of store has a room of its own."""
+
+DOORS_OF_ROOMS: Final = frozenset({"s3stream_fs.store.s3.config"})
+"""What others may import of a room at any time: what the user says of a store. The rest is for ``store.rooms``, and a
+snapshot, which has no scheme, for the daemon."""
+
 NO_NOUNS: Final = frozenset({"utils", "util", "helpers", "common", "manager", "misc"})
 
 
@@ -133,6 +140,11 @@ def violations(module: Module) -> list[str]:
                 found.append(f"{module.name} imports {imported}, which is not below it")
         elif top == DAEMON and module.floor != DAEMON:
             found.append(f"{module.name} imports the daemon ({imported})")
+        for room in ROOMS:
+            inside = imported.startswith(f"{room}.") and not module.name.startswith(room)
+            is_door = any(imported == door or imported.startswith(f"{door}.") for door in DOORS_OF_ROOMS)
+            if inside and not is_door and not (room.endswith("snapshot") and module.floor == DAEMON):
+                found.append(f"{module.name} imports {imported}, past the door of the room")
         if DOORS.get(top, module.floor) != module.floor:
             found.append(f"{module.name} imports {imported}, whose door is {DOORS[top]}")
     if module.floor != DAEMON:
@@ -166,6 +178,8 @@ def test_every_module_has_a_floor_and_is_one_noun(module: Module) -> None:
         ("s3stream_fs.types", "def f():\n    from s3stream_fs.errors import NotFound", "not below"),
         ("s3stream_fs.store.s3.store", "import s3stream_daemon.config", "imports the daemon"),
         ("s3stream_fs.reading.reader", "import asyncio", "whose door is"),
+        ("s3stream_daemon.serve", "from s3stream_fs.store.s3.store import S3Store", "past the door"),
+        ("s3stream_fs.store.snapshot.store", "from s3stream_fs.store.s3.page import written", "past the door"),
         ("s3stream_daemon.serve", "import pyfuse3", "whose door is"),
         ("s3stream_daemon.serve", "from obstore.store import S3Store", "whose door is"),
         ("s3stream_fs.store.s3.store", "import os\nx = os.environ['A']", "uses os.environ"),

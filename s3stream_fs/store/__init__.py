@@ -1,8 +1,8 @@
-"""The one narrow interface to an object store. Everything above knows only this."""
+"""The narrow interfaces to an object store. Everything above knows only these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
@@ -50,3 +50,67 @@ class ObjectStore(Protocol):
         Transient (which includes a body that is too short or too long).
         """
         ...
+
+
+class Connection(Protocol):
+    """How to speak to one bucket: resolved once, frozen. Each kind of store has its own; this much all have."""
+
+    @property
+    def bucket(self) -> str: ...
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """The store's address, None where it is the kind's own (Amazon S3)."""
+        ...
+
+    @property
+    def space(self) -> str:
+        """The store and the bucket, as a cache keeps them apart: what has one name here has one meaning."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The store, for messages."""
+        ...
+
+    @property
+    def anonymous(self) -> bool:
+        """Nothing is signed."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of what was asked for, a line each."""
+        ...
+
+    def to_bucket(self, bucket: str) -> Connection:
+        """Another bucket of the same store. Raises UsageError."""
+        ...
+
+
+class Bucket(ObjectStore, Protocol):
+    """An ObjectStore as a process opens it: it knows how it is reached, and what it has done."""
+
+    @property
+    def connection(self) -> Connection:
+        """With all that was found out on the way: the region, say."""
+        ...
+
+    async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
+        """The first bytes of an object of which nothing but its name is known. Raises what ``get_range`` does."""
+        ...
+
+    async def keep_credentials(self) -> None:
+        """Have them renewed in good time, also while nobody reads. Runs until it is cancelled."""
+        ...
+
+    @property
+    def lists(self) -> int:
+        """How many LISTs were sent."""
+        ...
+
+    def statistics(self) -> object: ...
+
+
+Probe = Callable[[Bucket], Awaitable[object]]
+"""Makes requests that show whether a bucket can be used as its connection says. Raises StoreError where not."""

@@ -6,12 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from s3stream_fs.store import Bucket, Connection, Probe
     from s3stream_fs.store.s3.config import S3Config
-    from s3stream_fs.store.s3.connection import Connection
-    from s3stream_fs.store.s3.store import S3Store
 
 _ROOMS: Final = {"s3": "s3stream_fs.store.s3.room"}
 """Imported when they are needed: they take libraries along for which no other command shall wait."""
@@ -22,9 +21,7 @@ def connect(scheme: str, config: S3Config, environ: Mapping[str, str]) -> Connec
     return _room(scheme).connect(config, environ)  # type: ignore[no-any-return]
 
 
-def open_bucket(
-    scheme: str, connection: Connection, probe: Callable[[S3Store], Awaitable[object]]
-) -> AbstractAsyncContextManager[S3Store]:
+def open_bucket(scheme: str, connection: Connection, probe: Probe) -> AbstractAsyncContextManager[Bucket]:
     """A bucket that ``probe`` has seen to be usable. Raises StoreError, UsageError."""
     return _room(scheme).open_bucket(connection, probe)  # type: ignore[no-any-return]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3stream_fs.store.s3.etags import bare, same, time_of, version_of
+from s3stream_fs.store.etags import bare, same, time_of, version_of
 from s3stream_fs.types import MAX_MTIME_NS, NANOSECONDS
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"

@@ -28,10 +28,11 @@ class Source:
         self.number: int | None = None
 
     def __call__(self) -> Found:
+        gate = self.gate  # before it is told that this was asked
         self.asked += 1
         asked = self.asked
-        if self.gate is not None:
-            self.gate.wait(30)
+        if gate is not None:
+            gate.wait(30)
         self.answered += 1
         if self.fail is not None:
             raise self.fail.again()
@@ -41,6 +42,12 @@ class Source:
 def run(case: Callable[[MockClock], Awaitable[None]]) -> None:
     clock = MockClock()
     trio.run(case, clock, clock=clock)
+
+
+async def asked(source: Source, times: int) -> None:
+    """Wait until it has been asked so often; a thread that is to wait for the gate has found it then."""
+    while source.asked < times:
+        await trio.lowlevel.checkpoint()
 
 
 async def answered_if_asked(keyring: Keyring) -> None:
@@ -179,8 +186,7 @@ def test_a_source_that_hangs_holds_nobody_for_long() -> None:
             assert trio.current_time() < 60
             # Another thread asks, and the first one's answer, should it come, counts as well.
             clock.autojump_threshold = math.inf
-            while source.asked < 1:  # its thread waits for the gate that it finds
-                await trio.lowlevel.checkpoint()
+            await asked(source, 1)
             source.gate = None
             assert (await keyring.get()).access_key == "key-2"
         finally:
@@ -218,8 +224,7 @@ def test_a_renewal_that_hangs_is_given_up_and_asked_anew_while_nobody_waits() ->
         gate = source.gate = threading.Event()
         try:
             assert await keyring.get() is first
-            while source.asked < 2:  # its thread waits for the gate that it finds
-                await trio.lowlevel.checkpoint()
+            await asked(source, 2)
             clock.jump(60)
             source.gate = None
             while (await keyring.get()) is first:
@@ -251,8 +256,7 @@ def test_after_sources_that_hang_for_long_it_is_asked_again() -> None:
                 with pytest.raises(StoreUnavailable):
                     await keyring.get()
             clock.autojump_threshold = math.inf
-            while source.asked < 4:  # the last thread may not have come to it
-                await trio.lowlevel.checkpoint()
+            await asked(source, 4)
             source.gate = None
             clock.jump(400)
             assert (await keyring.get()).access_key == "key-5"

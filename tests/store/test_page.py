@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.store.objects import checked_info
 from s3stream_fs.store.s3.contents import cut_run
-from s3stream_fs.store.s3.page import Written, checked_info, checked_page, written
+from s3stream_fs.store.s3.page import Written, checked_page, written
 from s3stream_fs.store.s3.spelling import Spelling, read
 from s3stream_fs.types import MAX_MTIME_NS, NANOSECONDS, ListPage, ObjectId, ObjectInfo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from s3stream_fs.store.s3.etags import bare, same, time_of
+from s3stream_fs.store.etags import bare, same, time_of
 
 
 def conditions(version: str) -> tuple[str | None, datetime | None]:

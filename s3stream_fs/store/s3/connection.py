@@ -78,6 +78,22 @@ class Connection:
         """The store, for messages."""
         return f"Amazon S3 in {self.region}" if self.endpoint_url is None else self.store_name
 
+    @property
+    def anonymous(self) -> bool:
+        return self.config.anonymous
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of what was asked for, a line each."""
+        found = []
+        if not self.trust.verify:
+            found.append(
+                "certificates are not checked (--no-verify-tls): who sits between can read and change the data"
+            )
+        if self.config.sse_c_key is not None and self.address.url.startswith("http://"):
+            found.append("there is no TLS, so the customer's key (--sse-c-key-file) crosses the network in clear text")
+        return tuple(found)
+
     def moved(self, *, region: str | None = None, path_style: bool | None = None) -> Connection:
         """The same bucket in another region, or named in another place. Raises UsageError."""
         return _made(

@@ -25,6 +25,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver
+from s3stream_fs.store.objects import checked_info
 from s3stream_fs.store.s3.address import loader
 from s3stream_fs.store.s3.conditions import conditions, is_version
 from s3stream_fs.store.s3.connection import Connection
@@ -32,7 +33,6 @@ from s3stream_fs.store.s3.credentials import Keyring
 from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
 from s3stream_fs.store.s3.http import OriginFormSession
 from s3stream_fs.store.s3.lister import Lister
-from s3stream_fs.store.s3.page import checked_info
 from s3stream_fs.store.s3.spelling import Spelling
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.store.etags import bare, version_of
+from s3stream_fs.store.objects import checked_size, mtime_of
 from s3stream_fs.store.s3.contents import PLACE, Row, cut_run
-from s3stream_fs.store.s3.etags import bare, version_of
-from s3stream_fs.types import MAX_OBJECT_NBYTES, NANOSECONDS, ListPage, ObjectId, ObjectInfo, shown_mtime
+from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 _USUAL_ROOT: Final = "ListBucketResult"
 _OF_OTHER_ANSWERS: Final = frozenset(
@@ -94,7 +95,7 @@ class _Times(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         try:
-            mtime_ns = _mtime_ns(datetime.fromisoformat(text.strip()))
+            mtime_ns = mtime_of(datetime.fromisoformat(text.strip()))
         except (ValueError, OverflowError):
             mtime_ns = 0
         self[text] = mtime_ns
@@ -110,13 +111,6 @@ class _Versions(dict[str, str]):
     def __missing__(self, text: str) -> str:
         version = self[text] = version_of("", self._mtimes[text])
         return version
-
-
-def _mtime_ns(modified: datetime) -> int:
-    """Of a time without a zone it is taken that it is UTC, as all others are. Raises OverflowError."""
-    if modified.tzinfo is None:
-        modified = modified.replace(tzinfo=UTC)
-    return shown_mtime(int(modified.timestamp() * NANOSECONDS))
 
 
 class _Elsewhere(Exception):
@@ -177,7 +171,7 @@ def _row(node: Element, names: _Names) -> Row:
     found = {names[child.tag]: child.text or "" for child in node}
     key = found.get("Key", "")
     size = found.get("Size", "")
-    _check_size(key, int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else size)
+    checked_size(key, int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else size)
     restored = "yes" if "RestoreStatus" in found and _is_restored(node, names) else ""
     etag = bare(found.get("ETag", ""))
     return key, found.get("LastModified", ""), etag, size, found.get("StorageClass", ""), restored
@@ -186,26 +180,3 @@ def _row(node: Element, names: _Names) -> Row:
 def _is_restored(node: Element, names: _Names) -> bool:
     status = {names[field.tag]: field.text for child in node for field in child}
     return status.get("IsRestoreInProgress") == "false"
-
-
-def _check_size(key: str, size: object) -> int:
-    if not isinstance(size, int) or not 0 <= size <= MAX_OBJECT_NBYTES:
-        raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
-    return size
-
-
-def checked_info(
-    key: str,
-    etag: str,
-    size: object,
-    modified: object,
-    storage_class: str,
-    restored: bool,
-) -> ObjectInfo:
-    """What a store says of one object. Raises StoreError where it cannot be true."""
-    mtime_ns = 0
-    if isinstance(modified, datetime):
-        with suppress(OverflowError):
-            mtime_ns = _mtime_ns(modified)
-    object_id = ObjectId(key, version_of(etag, mtime_ns), _check_size(key, size))
-    return ObjectInfo(object_id, mtime_ns, storage_class, restored)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import trio
 
 from s3stream_fs.errors import Denied, NotFound, StoreError, Transient, WrongRegion
+from s3stream_fs.store import Probe
 from s3stream_fs.store.s3.connection import Connection, resolve
 from s3stream_fs.store.s3.store import S3Store, Signing, open_s3, signing_of
 
@@ -18,9 +19,6 @@ __all__ = ["connect", "open_bucket"]
 log = logging.getLogger(__name__)
 
 connect = resolve
-
-Probe = Callable[[S3Store], Awaitable[object]]
-"""Makes requests that show whether a bucket can be used as its connection says. Raises StoreError where not."""
 
 _STYLE_SECONDS: Final = 5.0
 """For the other place of the bucket's name: a host of that name may not exist."""

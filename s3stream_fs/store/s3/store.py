@@ -18,11 +18,11 @@ from cachetools import LRUCache
 
 from s3stream_fs.errors import KeysRefused, ObjectChanged, StoreError, Throttled
 from s3stream_fs.store import Deliver
+from s3stream_fs.store.etags import time_of, version_of
 from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.control import ControlPlane, open_control_plane
 from s3stream_fs.store.s3.credentials import Chain, CredentialStatistics, Keyring, Keys
 from s3stream_fs.store.s3.data import DataPlane, suits
-from s3stream_fs.store.s3.etags import time_of, version_of
 from s3stream_fs.store.s3.faults import Unsuited
 from s3stream_fs.types import NANOSECONDS, ByteRange, ListPage, ObjectId, ObjectInfo
 
@@ -102,6 +102,10 @@ class S3Store:
     @property
     def lists_any_prefix(self) -> bool:
         return self._control.lists_any_prefix
+
+    @property
+    def lists(self) -> int:
+        return self._control.lists
 
     async def head(self, key: str) -> ObjectInfo:
         self._heads += 1

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import unquote_plus
 
 from s3stream_fs.errors import StoreError, UsageError
-from s3stream_fs.store.s3.page import checked_info
+from s3stream_fs.store.objects import checked_info
 from s3stream_fs.types import ObjectInfo
 
 MAX_MANIFEST_NBYTES: Final = 16 * 1024**2

@@ -20,8 +20,8 @@ import trio
 
 from s3stream_fs.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from s3stream_fs.store import Deliver, ObjectStore
-from s3stream_fs.store.s3.etags import version_of
-from s3stream_fs.store.s3.page import checked_info
+from s3stream_fs.store.etags import version_of
+from s3stream_fs.store.objects import checked_info
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo, shown_mtime
 
 APPLICATION_ID: Final = 0x53335346

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ from amazon import Amazon
 from authority import Authority, Identity
 from forwardproxy import Address, ForwardProxy
 from loopback import Answer, Request
-from mounting import CommandLine, Environment, Mount, MountFailed, Option, Server, tree_of
+from mounting import CommandLine, Environment, Mount, MountFailed, Option, tree_of
 from smalls3 import Seen, SmallS3, error
 from strict import StrictServer
 
@@ -33,22 +32,6 @@ EXPRESS = "data--usw2-az1--x-s3"
 
 SECONDS_AT_MOST = 12.0
 """What cannot succeed is told within seconds: before the 15 s in which a start is tried again. A bound, not a speed."""
-
-
-@pytest.fixture
-def binding() -> str:
-    """One is enough: this is about the other end."""
-    return "native"
-
-
-@pytest.fixture
-def mounted(mounted: Mounted) -> Mounted:
-    """As elsewhere, and what cannot be read is told soon."""
-
-    def mount(server: Server, bucket: str, **options: Any) -> Mount:
-        return mounted(server, bucket, **{"read_deadline": "10s", **options})
-
-    return mount
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from authority import Authority
 from forwardproxy import ForwardProxy
 from loopback import Answer, Request
-from mounting import CommandLine, Mount, MountFailed, Server
+from mounting import CommandLine, Mount, MountFailed
 from smalls3 import SmallS3, error
 from sources import RECIPES, RENEWED, ROLE, Recipe, Sources, Trouble, as_section, profile, rotate
 from wallclock import WallClock
@@ -32,22 +32,6 @@ Mounted = Callable[..., Mount]
 
 SECONDS_AT_MOST: Final = 12.0
 """What cannot succeed is told within seconds. A bound, not a speed."""
-
-
-@pytest.fixture
-def binding() -> str:
-    """One is enough: this is about the other end."""
-    return "native"
-
-
-@pytest.fixture
-def mounted(mounted: Mounted) -> Mounted:
-    """As elsewhere, and what cannot be read is told soon."""
-
-    def mount(server: Server, bucket: str, **options: Any) -> Mount:
-        return mounted(server, bucket, **{"read_deadline": "10s", **options})
-
-    return mount
 
 
 @pytest.fixture
