@@ -25,11 +25,11 @@ from bench.contestants.ours import S3StreamFS
 from bench.load.spec import Load
 from bench.simulated import SimulatedS3
 from bench.simulator.bucket import Tree
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.disk import DiskTier, open_disk_tier
-from s3stream_fs.cache.files import file_name
-from s3stream_fs.cache.folder import CacheFolder
-from s3stream_fs.cache.index import Written
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.files import file_name
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.index import Written
+from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 GIB: Final = 1 << 30

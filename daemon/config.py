@@ -21,8 +21,8 @@ from s3stream_daemon.settings import Settings
 from s3stream_daemon.source import Object, Source, is_url, parse_object, parse_source
 from s3stream_fs.bindings.device import descriptor_of
 from s3stream_fs.bindings.native.opening import OpenMode
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.policy import Policy, Reserve
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.policy import Policy, Reserve
 from s3stream_fs.filesystem.attributes import AttributeConfig
 from s3stream_fs.store.s3.config import SSE_C_KEY_NBYTES, S3Config
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from s3stream_daemon.memory import MIN_MEMORY_LIMIT_NBYTES
 from s3stream_daemon.units import format_size, parse_duration, parse_mode, parse_size
 from s3stream_fs.bindings.native.opening import OpenMode
-from s3stream_fs.cache.policy import TENTH, Policy, Reserve
+from s3stream_fs.cache.disk.policy import TENTH, Policy, Reserve
 
 ENVIRONMENT_PREFIX: Final = "S3STREAM_FS_"
 

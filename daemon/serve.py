@@ -36,10 +36,10 @@ from s3stream_fs import __version__
 from s3stream_fs.bindings import Session, native_binding
 from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.bindings.native.opening import Opening
-from s3stream_fs.cache.disk import open_disk_tier
-from s3stream_fs.cache.folder import BLOCKS
-from s3stream_fs.cache.index import NAMES
-from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.cache.disk.folder import BLOCKS
+from s3stream_fs.cache.disk.index import NAMES
+from s3stream_fs.cache.disk.tier import open_disk_tier
+from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig

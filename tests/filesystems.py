@@ -9,9 +9,9 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.disk import open_disk_tier
-from s3stream_fs.cache.memory import MemoryTier
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.tier import open_disk_tier
+from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes

@@ -93,7 +93,7 @@ def test_the_oldest_are_tested_where_they_are_used() -> None:
     paths = {word for word in (ROOT / "scripts" / "test-oldest").read_text().split() if word.startswith("tests/")}
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
     # aiobotocore, botocore, httpx2, obstore and outcome; xxhash; cachetools and trio; tqdm; pyfuse3
-    assert paths >= {"tests/store", "tests/bindings", "tests/cache/test_disk.py", "tests/daemon/test_progress.py"}
+    assert paths >= {"tests/store", "tests/bindings", "tests/cache/disk/test_disk.py", "tests/daemon/test_progress.py"}
     assert any(path.startswith("tests/mount/") for path in paths)
 
 

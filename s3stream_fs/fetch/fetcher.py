@@ -13,8 +13,9 @@ from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk import Claim, DiskTier
-from s3stream_fs.cache.memory import MemoryTier, Part
+from s3stream_fs.cache.disk.tier import Claim, DiskTier
+from s3stream_fs.cache.memory.part import Part
+from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable
 from s3stream_fs.fetch.concurrency import Concurrency
 from s3stream_fs.fetch.flight import Attempt, Flight, FlightState

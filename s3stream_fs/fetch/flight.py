@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from s3stream_fs.cache.memory import Part
+from s3stream_fs.cache.memory.part import Part
 from s3stream_fs.errors import StoreError
 from s3stream_fs.fetch.queue import Priority
 

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import trio
 
-from s3stream_fs.cache.disk import DiskTier
-from s3stream_fs.cache.files import DataFile
+from s3stream_fs.cache.disk.files import DataFile
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes

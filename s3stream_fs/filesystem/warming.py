@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk import DiskTier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.errors import S3StreamError, StoreError
 from s3stream_fs.fetch.fetcher import Fetcher
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry

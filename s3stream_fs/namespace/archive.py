@@ -22,7 +22,7 @@ from typing import Final
 import trio
 from xxhash import xxh3_64_intdigest
 
-from s3stream_fs.cache.index import is_damage
+from s3stream_fs.cache.disk.index import is_damage
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.rows import Rows
 

@@ -13,10 +13,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.disk import DiskTier, open_disk_tier
-from s3stream_fs.cache.memory import MemoryTier
-from s3stream_fs.cache.policy import Reserve
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.policy import Reserve
+from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
 from s3stream_fs.fetch.flight import Flight

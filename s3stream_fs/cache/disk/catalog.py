@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from s3stream_fs.cache.checksums import Checksums, checksum_of
-from s3stream_fs.cache.folder import BLOCKS, INDEX, CacheFolder
-from s3stream_fs.cache.index import CachedObject, Row, Selection, Victim
-from s3stream_fs.cache.policy import PINNED, Clock, file_range
+from s3stream_fs.cache.disk.checksums import Checksums, checksum_of
+from s3stream_fs.cache.disk.folder import BLOCKS, INDEX, CacheFolder
+from s3stream_fs.cache.disk.index import CachedObject, Row, Selection, Victim
+from s3stream_fs.cache.disk.policy import PINNED, Clock, file_range
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ObjectId
 

@@ -6,9 +6,9 @@ import sqlite3
 from pathlib import Path
 
 from disktiers import named, put, run
-from s3stream_fs.cache.catalog import Catalog
-from s3stream_fs.cache.disk import DiskTier
-from s3stream_fs.cache.index import Selection
+from s3stream_fs.cache.disk.catalog import Catalog
+from s3stream_fs.cache.disk.index import Selection
+from s3stream_fs.cache.disk.tier import DiskTier
 
 
 def test_who_reads_page_by_page_holds_up_nobody(tmp_path: Path) -> None:

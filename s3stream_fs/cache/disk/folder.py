@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.claims import Claims
-from s3stream_fs.cache.files import DataFiles, make_private_folder
-from s3stream_fs.cache.index import BlockIndex, is_damage
+from s3stream_fs.cache.disk.claims import Claims
+from s3stream_fs.cache.disk.files import DataFiles, make_private_folder
+from s3stream_fs.cache.disk.index import BlockIndex, is_damage
 
 log = logging.getLogger(__name__)
 

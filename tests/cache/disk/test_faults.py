@@ -13,8 +13,8 @@ import trio
 
 from disks import break_ext4, ext4_at
 from disktiers import MIB, back, check, data_file, flip, named, off, on_disk, put, run, until
-from s3stream_fs.cache.disk import DiskTier
-from s3stream_fs.cache.policy import Reserve
+from s3stream_fs.cache.disk.policy import Reserve
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")

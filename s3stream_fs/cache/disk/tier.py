@@ -20,16 +20,16 @@ from typing import Final
 import trio
 from cachetools import LRUCache
 
-from s3stream_fs.cache.checksums import GRAIN_NBYTES, Checksums, grain_checksum
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.direct import ALIGNMENT_NBYTES, ReadBuffers
-from s3stream_fs.cache.files import DataFile, file_name
-from s3stream_fs.cache.folder import CacheFolder
-from s3stream_fs.cache.index import is_damage
-from s3stream_fs.cache.policy import file_range
-from s3stream_fs.cache.readers import ReadThreads
-from s3stream_fs.cache.record import Record
-from s3stream_fs.cache.writer import Writer
+from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
+from s3stream_fs.cache.disk.files import DataFile, file_name
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.index import is_damage
+from s3stream_fs.cache.disk.policy import file_range
+from s3stream_fs.cache.disk.readers import ReadThreads
+from s3stream_fs.cache.disk.record import Record
+from s3stream_fs.cache.disk.writer import Writer
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s3stream_fs.cache.checksums import Checksums
-from s3stream_fs.cache.files import DataFile
+from s3stream_fs.cache.disk.checksums import Checksums
+from s3stream_fs.cache.disk.files import DataFile
 from s3stream_fs.types import ByteRange, ObjectId
 
 

@@ -16,8 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.checksums import GRAIN_NBYTES
-from s3stream_fs.cache.direct import DirectWriter, open_direct
+from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES
+from s3stream_fs.cache.disk.direct import DirectWriter, open_direct
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange, ObjectId
 

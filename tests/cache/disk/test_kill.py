@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from disktiers import MIB, check, named, on_disk, run, until
-from s3stream_fs.cache.disk import DiskTier
+from s3stream_fs.cache.disk.tier import DiskTier
 
 KILLS: Final = int(os.environ.get("S3STREAM_KILLS", "6"))
 LIMIT: Final = 24 * MIB
@@ -50,7 +50,7 @@ def write_until_killed(folder: Path, first: int, seconds: float) -> int:
         "-c",
         CHILD,
         str(folder),
-        str(Path(__file__).parents[1]),
+        str(Path(__file__).parents[2]),
         str(LIMIT),
         str(first),
         str(SIZE),

@@ -17,12 +17,12 @@ import pytest
 import trio
 
 from disktiers import MIB, NO_RESERVE, back, check, content, data_file, flip, named, nothing, on_disk, put, run, until
-from s3stream_fs.cache.catalog import Catalog
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.disk import DiskTier, open_disk_tier
-from s3stream_fs.cache.folder import CacheFolder
-from s3stream_fs.cache.index import Selection
-from s3stream_fs.cache.policy import SEGMENT_NBYTES, WHOLE_NBYTES, Policy
+from s3stream_fs.cache.disk.catalog import Catalog
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.index import Selection
+from s3stream_fs.cache.disk.policy import SEGMENT_NBYTES, WHOLE_NBYTES, Policy
+from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 

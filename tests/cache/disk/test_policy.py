@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from s3stream_fs.cache.index import BlockIndex, Written
-from s3stream_fs.cache.policy import (
+from s3stream_fs.cache.disk.index import BlockIndex, Written
+from s3stream_fs.cache.disk.policy import (
     IDLE_MS,
     PINNED,
     SEGMENT_NBYTES,

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from s3stream_fs.cache.checksums import checksums_of
-from s3stream_fs.cache.config import DiskTierConfig
-from s3stream_fs.cache.direct import DirectWriter
-from s3stream_fs.cache.files import DataFile
-from s3stream_fs.cache.folder import CacheFolder
-from s3stream_fs.cache.index import Written, is_damage
-from s3stream_fs.cache.policy import Clock, Policy, evictable_before
-from s3stream_fs.cache.record import Record
+from s3stream_fs.cache.disk.checksums import checksums_of
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.direct import DirectWriter
+from s3stream_fs.cache.disk.files import DataFile
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.index import Written, is_damage
+from s3stream_fs.cache.disk.policy import Clock, Policy, evictable_before
+from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3stream_fs.cache.memory import MemoryTier, Part
+from s3stream_fs.cache.memory.part import Part
+from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 OBJECT = ObjectId("key", "etag", 100 * BLOCK_BYTES)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import trio
 
-from s3stream_fs.cache.readers import ReadThreads
+from s3stream_fs.cache.disk.readers import ReadThreads
 
 
 def test_what_a_job_gives_or_raises_comes_back() -> None:

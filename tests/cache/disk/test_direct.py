@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from s3stream_fs.cache.direct import DirectWriter, ReadBuffers
-from s3stream_fs.cache.files import DataFile
+from s3stream_fs.cache.disk.direct import DirectWriter, ReadBuffers
+from s3stream_fs.cache.disk.files import DataFile
 
 MIB = 1024 * 1024
 DATA = random.Random(2).randbytes(3 * MIB + 4096 + 11)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3stream_fs.cache.policy import TENTH, Policy, Reserve
+from s3stream_fs.cache.disk.policy import TENTH, Policy, Reserve
 
 
 @dataclass(frozen=True, slots=True)

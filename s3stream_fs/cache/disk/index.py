@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.checksums import Checksums
-from s3stream_fs.cache.policy import PINNED
+from s3stream_fs.cache.disk.checksums import Checksums
+from s3stream_fs.cache.disk.policy import PINNED
 from s3stream_fs.types import ByteRange, ObjectId
 
 _FORMAT: Final = 3

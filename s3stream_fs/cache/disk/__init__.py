@@ -1,0 +1,1 @@
+"""The disk tier: a bounded cache of blocks that outlives the process."""

@@ -1,0 +1,1 @@
+"""The memory tier: parts, and the one budget for bytes in memory."""

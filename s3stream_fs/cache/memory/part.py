@@ -1,0 +1,75 @@
+"""A part: what one GET brings of one object, and the views of it that are in use."""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_right
+
+from s3stream_fs.types import ByteRange, ObjectId
+
+
+class Part:
+    """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
+
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent")
+
+    def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
+        self.object_id = object_id
+        self.byte_range = byte_range
+        self.loans: set[Loan] = set()
+        """The views of this part that the memory tier has given out and that are still in use."""
+        self.spent = False
+        """It was read to its end."""
+        self.filled_to = byte_range.start
+        """Absolute offset up to which bytes have arrived; only grows."""
+        self._pieces: list[memoryview] = []
+        self._starts: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        return self.filled_to == self.byte_range.stop
+
+    @property
+    def missing_nbytes(self) -> int:
+        return self.byte_range.stop - self.filled_to
+
+    @property
+    def pieces(self) -> tuple[memoryview, ...]:
+        """The bytes that have arrived so far, in order."""
+        return tuple(self._pieces)
+
+    def append(self, piece: memoryview) -> None:
+        """Take the next bytes. Raises ValueError for more bytes than the part has room for."""
+        if self.filled_to + len(piece) > self.byte_range.stop:
+            raise ValueError("more bytes than the part can hold")
+        if len(piece):
+            self._starts.append(self.filled_to)
+            self._pieces.append(piece)
+            self.filled_to += len(piece)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The bytes ``start`` to ``stop`` (absolute, already arrived). A copy only where they cross two pieces."""
+        index = bisect_right(self._starts, start) - 1
+        first = start - self._starts[index]
+        piece = self._pieces[index]
+        if first + stop - start <= len(piece):
+            return piece[first : first + stop - start]
+        joined = bytearray(stop - start)
+        position = start
+        while position < stop:
+            piece = self._pieces[index]
+            first = position - self._starts[index]
+            taken = piece[first : first + stop - position]
+            joined[position - start : position - start + len(taken)] = taken
+            position += len(taken)
+            index += 1
+        return memoryview(joined)
+
+
+class Loan(weakref.ref[memoryview]):
+    """A view in use: gone when its last user drops it. Equal by identity, since a view's own hash reads its bytes."""
+
+    __slots__ = ("part",)
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    part: Part
