@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 
-from s3stream_fs.types import ByteRange, ObjectId
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 
 class Part:
@@ -64,6 +64,21 @@ class Part:
             position += len(taken)
             index += 1
         return memoryview(joined)
+
+    def kept(self) -> Part | None:
+        """What has come of a body that ended early, as a complete part of whole blocks; None where not one has come.
+
+        It shares this part's buffers, which live as long as either of them.
+        """
+        start, stop = self.byte_range.start, self.filled_to
+        if not self.complete:
+            stop = stop // BLOCK_BYTES * BLOCK_BYTES
+        if stop <= start:
+            return None
+        kept = Part(self.object_id, ByteRange(start, stop))
+        for piece in self._pieces:
+            kept.append(piece[: kept.missing_nbytes])
+        return kept
 
 
 class Loan(weakref.ref[memoryview]):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,51 @@ def test_part_refuses_more_bytes_than_it_has_room_for() -> None:
     with pytest.raises(ValueError, match="more bytes"):
         part.append(memoryview(b"cd"))
     assert part.filled_to == 2
+
+
+@pytest.mark.parametrize(
+    ("first_block", "pieces", "kept_nblocks"),
+    [
+        (0, [], 0),
+        (0, [BLOCK_BYTES - 1], 0),
+        (3, [BLOCK_BYTES - 1], 0),
+        (3, [BLOCK_BYTES], 1),
+        (3, [BLOCK_BYTES - 5, 7], 1),
+        (0, [10, 2 * BLOCK_BYTES, 3, BLOCK_BYTES - 14], 2),
+        (3, [3 * BLOCK_BYTES + 9], 3),
+        (96, [4 * BLOCK_BYTES], 4),
+    ],
+)
+def test_of_a_body_that_ends_early_the_whole_blocks_are_kept(
+    first_block: int, pieces: list[int], kept_nblocks: int
+) -> None:
+    start = first_block * BLOCK_BYTES
+    part = Part(OBJECT, ByteRange(start, start + 4 * BLOCK_BYTES))
+    came = b""
+    for nbytes in pieces:
+        piece = random.Random(nbytes).randbytes(nbytes)
+        came += piece
+        part.append(memoryview(piece))
+    kept = part.kept()
+    assert (kept is None) == (kept_nblocks == 0)
+    if kept is not None:
+        nbytes = kept_nblocks * BLOCK_BYTES
+        assert kept.complete
+        assert (kept.object_id, kept.byte_range) == (OBJECT, ByteRange(start, start + nbytes))
+        assert bytes(kept.view(start, start + nbytes)) == b"".join(kept.pieces) == came[:nbytes]
+
+
+def test_the_end_of_an_object_is_a_whole_block() -> None:
+    object_id = ObjectId("key", "etag", BLOCK_BYTES + 10)
+    part = Part(object_id, object_id.whole)
+    part.append(memoryview(bytes(BLOCK_BYTES + 9)))
+    kept = part.kept()
+    assert kept is not None
+    assert kept.byte_range == ByteRange(0, BLOCK_BYTES)
+    part.append(memoryview(b"x"))
+    kept = part.kept()
+    assert kept is not None
+    assert kept.byte_range == object_id.whole
 
 
 def test_view_within_one_piece_is_no_copy() -> None:
