@@ -28,13 +28,16 @@ from smalls3 import SmallS3
 
 PATIENCE_SECONDS: Final = 30
 
+MIB: Final = 1024 * 1024
+
 _RANDOM: Final = random.Random(4)
 
 OBJECTS: Final = {
     **{f"plain/{number}": _RANDOM.randbytes(100_000) for number in range(12)},
     **{f"control\x01/{number}": _RANDOM.randbytes(100_000) for number in range(12)},
     "plain/tiny": b"t",
-    "plain/large": _RANDOM.randbytes(4 * 1024 * 1024),
+    "plain/large": _RANDOM.randbytes(4 * MIB),
+    "control\x01/large": _RANDOM.randbytes(4 * MIB),
 }
 
 both_planes = pytest.mark.parametrize("plane", ["plain", "control\x01"], ids=["data plane", "control plane"])
@@ -193,7 +196,7 @@ def test_a_body_that_comes_slowly_is_not_held_back(monkeypatch: pytest.MonkeyPat
 
     def alter(_: Request, answer: Answer) -> Answer:
         def body() -> Iterator[bytes]:
-            yield answer.body[: 2 * 1024 * 1024]
+            yield answer.body[: 2 * MIB]
             raise ConnectionAbortedError
 
         return replace(answer, headers={**answer.headers, "Content-Length": str(len(answer.body))}, pieces=body())
@@ -204,10 +207,35 @@ def test_a_body_that_comes_slowly_is_not_held_back(monkeypatch: pytest.MonkeyPat
             got = bytearray()
             with pytest.raises(StoreUnavailable):
                 await store.get_range(known(key), known(key).whole, got.extend)
-            assert len(got) > 1024 * 1024
+            assert len(got) > MIB
             assert got == OBJECTS[key][: len(got)]
 
         using(server, case)
+
+
+@both_planes
+def test_a_body_that_is_cut_each_time_gets_on(plane: str) -> None:
+    key = f"{plane}/large"
+
+    def alter(_: Request, answer: Answer) -> Answer:
+        if len(answer.body) <= MIB:
+            return answer
+
+        def body() -> Iterator[bytes]:
+            yield answer.body[:MIB]
+            raise ConnectionAbortedError
+
+        return replace(answer, headers={**answer.headers, "Content-Length": str(len(answer.body))}, pieces=body())
+
+    with Fragile(alter) as server:
+        got = bytearray()
+
+        async def case(store: S3Store) -> None:
+            policy = RetryPolicy(PATIENCE_SECONDS, base_seconds=0.001)
+            await RetryingStore(store, policy).get_range(known(key), known(key).whole, got.extend)
+
+        using(server, case)
+    assert got == OBJECTS[key]
 
 
 # -- what a difference means

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Final, Self
 
 import trio
+from cachetools import LRUCache
 
-from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.s3.digests import Digests, Verdict
 from s3stream_fs.store.s3.guest import GuestLoop
@@ -33,6 +34,11 @@ _NTHREADS: Final = min(4, os.cpu_count() or 1)
 
 _PATIENCE_SECONDS: Final = 5.0
 """A body that comes so slowly is handed over as it comes, unchecked: a cut would cost all of it again."""
+
+_MOST_CUTS: Final = 2
+"""So often a body may be cut while it is held; then the object is handed over as it comes, unchecked, and gets on."""
+_MOST_CUT: Final = 1000
+"""Objects whose cuts are counted."""
 
 _SILENT_SECONDS: Final = 60.0
 """So long nothing is said of another damaged body."""
@@ -52,6 +58,7 @@ class Checker:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._silent_until = float("-inf")
+        self._cuts: LRUCache[ObjectId, int] = LRUCache(maxsize=_MOST_CUT)
 
     @property
     def damaged(self) -> int:
@@ -72,13 +79,19 @@ class Checker:
     async def get(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver, get: Get) -> None:
         """``get`` it, and ``deliver`` what is right. Raises what ``get`` does, and StoreUnavailable for what is not."""
         expected = self._digests.expected(object_id, byte_range)
-        if expected is None:
+        ncuts = self._cuts.get(object_id, 0)
+        if expected is None or ncuts >= _MOST_CUTS:
             await get(object_id, byte_range, deliver)
             return
         before: str | None = None
         while True:
             body = _Body(len(byte_range), deliver)
-            await get(object_id, byte_range, body.take)
+            try:
+                await get(object_id, byte_range, body.take)
+            except StoreError:
+                if body.pieces:
+                    self._cuts[object_id] = ncuts + 1
+                raise
             if body.handed_over:
                 return
             found = await self._digest(body.pieces)

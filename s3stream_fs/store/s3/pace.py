@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from s3stream_fs.types import BLOCK_BYTES
+from cachetools import LRUCache
+
+from s3stream_fs.types import BLOCK_BYTES, ObjectId
 
 _PIECE_SECONDS: Final = 0.25
 """What a cut may cost, at the rate of the last bodies: from 12 MB/s per connection on, pieces are the largest."""
@@ -23,23 +25,35 @@ mapped (``daemon/allocator``), and each of its pages touched for the first time.
 _KEPT: Final = 0.9
 """Of what is known, with each piece: the last ten or so count."""
 
+_MOST_CUT: Final = 1000
+"""Objects of which it is known that a body was cut."""
+
 
 class Pace:
-    """How fast bodies come, each on its connection."""
+    """How fast bodies come, each on its connection, and which of them broke."""
 
     def __init__(self) -> None:
         self._nbytes = 0.0
         self._seconds = 0.0
+        self._cut: LRUCache[ObjectId, None] = LRUCache(maxsize=_MOST_CUT)
 
     def came(self, nbytes: int, seconds: float) -> None:
         """So much of a body came in so long a time."""
         self._nbytes = self._nbytes * _KEPT + nbytes
         self._seconds = self._seconds * _KEPT + seconds
 
-    @property
-    def piece_nbytes(self) -> int:
-        """The least while nothing is known."""
-        if not self._nbytes:
+    def cut(self, object_id: ObjectId) -> None:
+        """A body of it ended early. The next ones may as well, each time as far on."""
+        self._cut[object_id] = None
+
+    def complete(self, object_id: ObjectId) -> None:
+        """All of a body of it came."""
+        if self._cut:
+            self._cut.pop(object_id, None)
+
+    def piece_nbytes(self, object_id: ObjectId) -> int:
+        """The least while nothing is known, and of what was cut, so that it gets on however often that happens."""
+        if not self._nbytes or object_id in self._cut:
             return _LEAST_NBYTES
         wanted = self._nbytes * _PIECE_SECONDS / max(self._seconds, 1e-6)
         return int(min(max(wanted, _LEAST_NBYTES), _MOST_NBYTES))
