@@ -428,7 +428,7 @@ class Fetcher:
             self._hedges_won += flight.leader.hedge
             flight.leader = None  # they name each other, and bytes must not wait for the collector of cycles
         if part.complete:
-            self._congestion.on_landed(now)
+            self._congestion.on_landed(now, now - flight.started_at)
         self._congestion.in_flight -= 1
         self._ahead_in_flight -= flight.counted_ahead
         self._warm_in_flight -= flight.priority is Priority.WARM
