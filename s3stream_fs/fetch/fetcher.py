@@ -1,14 +1,15 @@
 """The fetcher: joins those who want the same bytes, orders GETs by urgency, and starts as many as the budgets allow.
 
-Owns every GET of data and its task. Never decides what to read ahead (the planner does) and never retries (the store
-does).
+Owns every GET of data, its task and its slot. Never decides what to read ahead (the planner does), nor whether and when
+a GET that failed is sent again (``store.retry``), and sets no deadline: whoever waits has his own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import trio
@@ -16,14 +17,18 @@ import trio
 from s3stream_fs.cache.disk.tier import Claim, DiskTier
 from s3stream_fs.cache.memory.part import Part
 from s3stream_fs.cache.memory.tier import MemoryTier
-from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable
+from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled, TooSlow
 from s3stream_fs.fetch.concurrency import Concurrency
+from s3stream_fs.fetch.counters import Counters, FetchStatistics
 from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
-from s3stream_fs.fetch.hedging import HedgePolicy
+from s3stream_fs.fetch.flights import Flights
+from s3stream_fs.fetch.hedger import Hedger
+from s3stream_fs.fetch.pauses import Pauses
 from s3stream_fs.fetch.queue import Priority, RequestQueue
-from s3stream_fs.ranges import absent_ranges
+from s3stream_fs.fetch.saver import Saver
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
+from s3stream_fs.store.retry import Retries, RetryPolicy, Tries, get_text
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 log = logging.getLogger(__name__)
@@ -43,46 +48,14 @@ class FetchConfig:
     hedging: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class FetchStatistics:
-    """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way.
-
-    ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
-    ``brought_by_others`` counts parts that another process fetched into the same cache folder at the same moment.
-    ``ahead_limit`` is up to how many GETs in flight read-ahead may start another, ``get_seconds`` how long a GET of a
-    large part takes when nothing is in its way.
-    """
-
-    memory_hits: int
-    disk_hits: int
-    joined: int
-    demand_gets: int
-    ahead_gets: int
-    ahead_dropped: int
-    abandoned: int
-    hedged: int
-    hedges_won: int
-    failed: int
-    brought_by_others: int
-    in_flight: int
-    queued: int
-    nbytes_fetched: int
-    ahead_limit: int
-    get_seconds: float
-
-
 _FINISH_NBYTES: Final = 1024 * 1024
 """Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
 
 _BRING_TRIES: Final = 5
 """How often warming asks again for what a reader had begun and given up."""
 
-_LEAST_PAUSE_SECONDS: Final = 0.002
-_MOST_PAUSE_SECONDS: Final = 0.02
-"""Late GETs are looked for so often, while any are under way."""
-
-_SAVE_PAUSE_SECONDS: Final = 0.05
-"""A disk of 1 GB/s writes 50 MB in that time, of the 64 MiB that it is given at once."""
+_AHEAD_TRIES: Final = 6
+"""Read-ahead for which nobody waits is given up after so many, within some 3 s: whoever comes to it asks anew."""
 
 
 class Fetcher:
@@ -95,8 +68,10 @@ class Fetcher:
         congestion: Congestion,
         nursery: trio.Nursery,
         outdated: Callable[[ObjectId], None] = lambda _: None,
+        retries: Retries | None = None,
     ) -> None:
-        """``outdated`` is called whenever a GET, wanted by whomever, finds that the store has not got a version."""
+        """``store`` is asked once for each try. ``outdated`` is called whenever a GET, wanted by whomever, finds that
+        the store has not got a version."""
         self._store = store
         self._memory = memory
         self._disk = disk
@@ -104,32 +79,20 @@ class Fetcher:
         self._congestion = congestion
         self._nursery = nursery
         self._outdated = outdated
-        self._hedging = HedgePolicy()
+        self._retries = retries or Retries(RetryPolicy())
         self._concurrency = Concurrency()
-        self._unanswered: dict[Flight, None] = {}
-        """Started flights without a byte and without a hedge, in the order in which they started."""
-        self._any_unanswered = trio.lowlevel.ParkingLot()
-        self._any_unsaved = trio.lowlevel.ParkingLot()
         self._queue: RequestQueue[Flight] = RequestQueue()
-        self._flights: dict[ObjectId, dict[int, Flight]] = {}
-        """Queued and started flights by block; a block is in at most one flight."""
+        self._flights = Flights()
+        self._pauses = Pauses(self._requeue)
+        self._hedger = Hedger(self._send_hedge)
+        self._saver = Saver(memory, disk, self._start_what_may)
         self._ahead_in_flight = 0
         self._warm_in_flight = 0
-        self._memory_hits = 0
-        self._disk_hits = 0
-        self._joined = 0
-        self._demand_gets = 0
-        self._ahead_gets = 0
-        self._ahead_dropped = 0
-        self._abandoned = 0
-        self._hedged = 0
-        self._hedges_won = 0
-        self._failed = 0
-        self._brought = 0
-        self._nbytes_fetched = 0
-        nursery.start_soon(self._save_the_unsaved)
+        self._counters = Counters()
+        nursery.start_soon(self._pauses.run)
+        nursery.start_soon(self._saver.run)
         if config.hedging:
-            nursery.start_soon(self._send_late_ones_again)
+            nursery.start_soon(self._hedger.run)
 
     def view_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
@@ -137,11 +100,11 @@ class Fetcher:
         if part is not None:
             if wanted.stop > part.byte_range.stop:
                 return None
-            self._memory_hits += 1
+            self._counters.memory_hits += 1
             return self._memory.read(part, wanted.start, wanted.stop)
         view = self._disk.read_nowait(object_id, wanted)
         if view is not None:
-            self._disk_hits += 1
+            self._counters.disk_hits += 1
         return view
 
     def holds_most(self, object_id: ObjectId) -> bool:
@@ -150,7 +113,7 @@ class Fetcher:
 
     def has_or_awaits(self, object_id: ObjectId, wanted: ByteRange) -> bool:
         """Whether a GET that brings the first of these bytes is queued or under way, or all of them are on disk."""
-        coming = wanted.start // BLOCK_BYTES in self._flights.get(object_id, {})
+        coming = self._flights.at(object_id, wanted.start) is not None
         return coming or self._disk.has_nowait(object_id, wanted)
 
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
@@ -161,11 +124,11 @@ class Fetcher:
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
         """Nobody reads this object any more: drop its read-ahead, unless it is about to be complete."""
-        for flight in set(self._flights.get(object_id, {}).values()):
+        for flight in self._flights.of(object_id):
             if flight.waiters or flight.priority is not Priority.READ_AHEAD:
                 continue
-            if flight.state is FlightState.QUEUED or flight.part.missing_nbytes > _FINISH_NBYTES:
-                self._ahead_dropped += 1
+            if flight.state is not FlightState.STARTED or flight.part.missing_nbytes > _FINISH_NBYTES:
+                self._counters.ahead_dropped += 1
                 self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
 
     async def get(
@@ -175,58 +138,39 @@ class Fetcher:
         needed: ByteRange,
         ahead: tuple[ByteRange, ...],
         part_nbytes: int,
+        deadline: float = math.inf,
     ) -> memoryview:
         """The bytes ``wanted``; what is missing of the block-aligned ``needed`` around them is fetched for it.
 
-        ``ahead`` is wanted soon, as in ``want_nowait``, but never before what this read waits for.
-        Raises StoreError. On cancellation, GETs that nobody else waits for are dropped.
+        ``ahead`` is wanted soon, as in ``want_nowait``, but never before what this read waits for. ``deadline``, on
+        trio's clock, is the reader's: others go on waiting. Raises StoreError, TooSlow after the deadline. GETs that
+        nobody else waits for are dropped then, and on cancellation.
         """
-        pieces: list[memoryview] = []
-        position = wanted.start
-        self._request(object_id, needed, part_nbytes, Priority.DEMAND)
-        for byte_range in ahead:
-            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
-        self._start_what_may()
+        done = False
         try:
-            while position < wanted.stop:
-                piece = await self._next_piece(object_id, position, wanted.stop)
-                if piece is None:
-                    # Evicted, dropped or damaged since it was asked for: ask again for the rest.
-                    rest = ByteRange(position, wanted.stop).aligned(object_id.size)
-                    self._request(object_id, rest, part_nbytes, Priority.DEMAND)
-                    self._start_what_may()
-                    await trio.lowlevel.checkpoint()
-                    continue
-                pieces.append(piece)
-                position += len(piece)
-        except trio.Cancelled:
-            self._abandon(object_id, needed, Priority.DEMAND)
-            raise
-        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+            with trio.move_on_at(deadline):
+                view = await self._get(object_id, wanted, needed, ahead, part_nbytes)
+                done = True
+                return view
+            raise self._too_slow(object_id, needed)
+        finally:
+            if not done:
+                self._abandon(object_id, needed, Priority.DEMAND)
 
     async def bring(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
         """Have the disk tier given what it lacks of the block-aligned ``wanted``, after all that is more urgent.
 
         Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
         """
-        held = {
-            self._memory.find(object_id, index * BLOCK_BYTES)
-            for absent in self._disk.missing_nowait(object_id, wanted)
-            for index in absent.blocks()
-        }
-        for part in held:
-            if part is not None and not self._disk.put_nowait(object_id, part.byte_range, part.pieces):
-                self._remember_unsaved(part)
+        self._saver.save_held(object_id, self._disk.missing_nowait(object_id, wanted))
         for _ in range(_BRING_TRIES):
             self._request(object_id, wanted, part_nbytes, Priority.WARM)
             self._start_what_may()
-            flights = self._flights.get(object_id, {})
-            joined = {flights[index] for index in wanted.blocks() if index in flights}
             dropped = False
             try:
-                for flight in joined:
+                for flight in self._flights.within(object_id, wanted):
                     try:
-                        await flight.wait(flight.part.byte_range.stop)
+                        await flight.wait_all()
                     except StoreError:
                         if flight.priority is Priority.WARM:
                             raise
@@ -255,39 +199,57 @@ class Fetcher:
 
     def statistics(self) -> FetchStatistics:
         return FetchStatistics(
-            memory_hits=self._memory_hits,
-            disk_hits=self._disk_hits,
-            joined=self._joined,
-            demand_gets=self._demand_gets,
-            ahead_gets=self._ahead_gets,
-            ahead_dropped=self._ahead_dropped,
-            abandoned=self._abandoned,
-            hedged=self._hedged,
-            hedges_won=self._hedges_won,
-            failed=self._failed,
-            brought_by_others=self._brought,
+            **asdict(self._counters),
+            hedged=self._hedger.hedged,
+            hedges_won=self._hedger.won,
             in_flight=self._congestion.in_flight,
             queued=len(self._queue),
-            nbytes_fetched=self._nbytes_fetched,
+            paused=len(self._pauses),
             ahead_limit=self._ahead_limit,
             get_seconds=self.get_seconds,
         )
+
+    async def _get(
+        self,
+        object_id: ObjectId,
+        wanted: ByteRange,
+        needed: ByteRange,
+        ahead: tuple[ByteRange, ...],
+        part_nbytes: int,
+    ) -> memoryview:
+        pieces: list[memoryview] = []
+        position = wanted.start
+        self._request(object_id, needed, part_nbytes, Priority.DEMAND)
+        for byte_range in ahead:
+            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._start_what_may()
+        while position < wanted.stop:
+            piece = await self._next_piece(object_id, position, wanted.stop)
+            if piece is None:
+                # Evicted, dropped or damaged since it was asked for: ask again for the rest.
+                rest = ByteRange(position, wanted.stop).aligned(object_id.size)
+                self._request(object_id, rest, part_nbytes, Priority.DEMAND)
+                self._start_what_may()
+                await trio.lowlevel.checkpoint()
+                continue
+            pieces.append(piece)
+            position += len(piece)
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     async def _next_piece(self, object_id: ObjectId, start: int, stop: int) -> memoryview | None:
         """Bytes from ``start`` on, as many as the place that has them holds; None where no place has any."""
         part = self._memory.find(object_id, start)
         if part is not None:
-            self._memory_hits += 1
+            self._counters.memory_hits += 1
             return self._memory.read(part, start, min(stop, part.byte_range.stop))
-        flight = self._flights.get(object_id, {}).get(start // BLOCK_BYTES)
+        flight = self._flights.at(object_id, start)
         if flight is not None:
-            self._joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
-            if flight.state is FlightState.QUEUED:
-                # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
-                self._queue.promote(flight, Priority.DEMAND, object_id)
+            self._counters.joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
+            # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
+            if self._promote(flight):
+                self._start_what_may()
             stop = min(stop, flight.part.byte_range.stop)
-            await flight.wait(stop)
-            if flight.brought:
+            if not await flight.wait(start, stop):
                 return None
             # It may have been held, and even evicted, by now; the flight still has the bytes.
             if self._memory.find(object_id, start) is flight.part:
@@ -300,7 +262,7 @@ class Fetcher:
         if view is None:
             view = await self._disk.read(object_id, cached)
         if view is not None:
-            self._disk_hits += 1
+            self._counters.disk_hits += 1
         return view
 
     def _cached_prefix(self, object_id: ObjectId, wanted: ByteRange) -> ByteRange | None:
@@ -311,34 +273,47 @@ class Fetcher:
         stop = missing[0].start
         return ByteRange(wanted.start, min(stop, wanted.stop)) if stop > wanted.start else None
 
+    def _too_slow(self, object_id: ObjectId, needed: ByteRange) -> TooSlow:
+        """What a reader is told at its deadline: of the first flight that it needs, which is the one it waited for."""
+        for flight in self._flights.within(object_id, needed)[:1]:
+            if flight.tries is not None:
+                self._retries.on_given_up()
+            return TooSlow(flight.state_text(trio.current_time()))
+        return TooSlow("its bytes have not come")
+
     def _request(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int, priority: Priority) -> None:
         """Queue flights for what no tier has and no flight brings; a demand promotes the flights that it joins."""
-        for missing in self._missing(object_id, wanted, priority):
-            for byte_range in missing.parts(part_nbytes):
-                if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:
-                    self._ahead_dropped += 1
-                    continue
-                flight = Flight(Part(object_id, byte_range), priority)
-                blocks = self._flights.setdefault(object_id, {})
-                for index in byte_range.blocks():
-                    blocks[index] = flight
-                self._queue.push(flight, priority, object_id)
-
-    def _missing(self, object_id: ObjectId, wanted: ByteRange, priority: Priority) -> Iterator[ByteRange]:
-        flights = self._flights.get(object_id, {})
-        if not flights and self._disk.has_nowait(object_id, wanted):
+        if object_id not in self._flights and self._disk.has_nowait(object_id, wanted):
             return  # without a look at each block: a window has hundreds
 
-        def coming_or_here(index: int) -> bool:
-            flight = flights.get(index)
-            if flight is not None:
-                if priority is Priority.DEMAND and flight.state is FlightState.QUEUED:
-                    self._queue.promote(flight, priority, object_id)
-                return True
+        def held(index: int) -> bool:
             return self._memory.find(object_id, index * BLOCK_BYTES) is not None
 
-        for absent in list(absent_ranges(wanted, coming_or_here)):
-            yield from self._disk.missing_nowait(object_id, absent)
+        joined = self._promote if priority is Priority.DEMAND else lambda _: None
+        for absent in self._flights.absent(object_id, wanted, held, joined):
+            for missing in self._disk.missing_nowait(object_id, absent):
+                for byte_range in missing.parts(part_nbytes):
+                    if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:
+                        self._counters.ahead_dropped += 1
+                        continue
+                    flight = Flight(Part(object_id, byte_range), priority)
+                    self._flights.add(flight)
+                    self._queue.push(flight, priority, object_id)
+
+    def _promote(self, flight: Flight) -> bool:
+        """A demand has joined a flight. Whether it is more urgent now than it was."""
+        if flight.line is Priority.DEMAND:
+            return False
+        flight.line = Priority.DEMAND
+        if flight.state is FlightState.PAUSED:
+            # Somebody else's pauses are not the reader's, who would have asked at once.
+            self._pauses.discard(flight)
+            assert flight.tries is not None
+            flight.tries.start_over()
+            self._requeue(flight)
+        else:
+            self._queue.promote(flight, Priority.DEMAND, flight.part.object_id)
+        return True
 
     def _start_what_may(self) -> None:
         """Start queued flights while there are slots and memory. Called whenever either may have become free."""
@@ -359,7 +334,7 @@ class Fetcher:
     @property
     def _warm_waits(self) -> bool:
         """Whether warming has its share already, or the disk has enough to do."""
-        return self._warm_in_flight >= max(self._ahead_limit // 2, 1) or self._memory.first_unsaved() is not None
+        return self._warm_in_flight >= max(self._ahead_limit // 2, 1) or self._saver.behind
 
     def _start(self, flight: Flight, ahead: bool) -> None:
         flight.state = FlightState.STARTED
@@ -380,154 +355,153 @@ class Fetcher:
             with attempt.scope:
                 claim = await self._disk.wait_for_claim(part.object_id, part.byte_range)
         finally:
-            flight.attempts.discard(attempt)
-            attempt.over()
-            if claim is None or claim is Claim.ON_DISK:
-                flight.brought = claim is Claim.ON_DISK
-                self._brought += flight.brought
-                self._end(flight, None)
-        if flight.state is not FlightState.LANDED:
-            self._send(flight)
+            flight.ended(attempt)
+            flight.brought = claim is Claim.ON_DISK
+            if flight.brought or flight.dropped or claim is None:
+                self._counters.brought_by_others += flight.brought
+                self._end(flight, None if flight.brought else StoreUnavailable("the request was abandoned"))
+            else:
+                self._send(flight)
 
     def _send(self, flight: Flight) -> None:
         flight.started_at = trio.current_time()
-        self._demand_gets += not flight.counted_ahead
-        self._ahead_gets += flight.counted_ahead
-        self._hedging.on_started()
-        self._unanswered[flight] = None
-        self._any_unanswered.unpark()
+        flight.sent_from = flight.part.filled_to
+        if flight.tries is not None:
+            self._retries.on_sent_again()
+        else:
+            self._counters.demand_gets += not flight.counted_ahead
+            self._counters.ahead_gets += flight.counted_ahead
+        self._hedger.on_sent(flight)
         self._nursery.start_soon(self._fly, flight, flight.attempt())
 
+    def _send_hedge(self, flight: Flight) -> None:
+        self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
+
     async def _fly(self, flight: Flight, attempt: Attempt) -> None:
-        """One GET of a flight, and the end of the flight if it was the one that counts."""
+        """One GET of a flight, and the end of the try if it was the one that counts."""
         error: StoreError | None = None
         try:
             with attempt.scope:
-                await self._store.get_range(flight.part.object_id, flight.part.byte_range, attempt.deliver)
+                await self._store.get_range(flight.part.object_id, flight.asked, attempt.deliver)
         except StoreError as store_error:
             error = store_error
         except Exception:
             log.exception("bug: GET of %r bytes %r", flight.part.object_id.key, flight.part.byte_range)
-            error = StoreUnavailable("internal error, see the log")
+            error = StoreError("internal error, see the log")
         finally:
             # Also on the way out of a cancelled nursery: accounts stay right until the end.
-            flight.attempts.discard(attempt)
-            attempt.over()
-            over = flight.leader is attempt or not flight.attempts
-            if over and flight.state is not FlightState.LANDED:
-                self._end(flight, error)
+            if isinstance(error, Throttled):
+                self._congestion.on_throttled(trio.current_time())
+            if flight.ended(attempt):
+                self._over(flight, error)
 
-    def _end(self, flight: Flight, error: StoreError | None) -> None:
-        """The last GET of a flight is over, or the one that brought its bytes."""
-        part = flight.part
+    def _over(self, flight: Flight, error: StoreError | None) -> None:
+        """The last GET of a try is over, or the one that brought its bytes."""
         now = trio.current_time()
-        flight.cancel()
-        self._unanswered.pop(flight, None)
-        if flight.leader is not None:
-            self._hedging.on_answered(len(part.byte_range), flight.answered_at - flight.started_at)
-            self._hedges_won += flight.leader.hedge
-            flight.leader = None  # they name each other, and bytes must not wait for the collector of cycles
-        if part.complete:
+        self._hedger.on_over(flight)
+        if flight.part.complete:
             self._congestion.on_landed(now, now - flight.started_at)
+            self._concurrency.on_complete(len(flight.asked), now - flight.started_at, now)
+            self._end(flight, None)
+            return
+        pause: float | None = None
+        if error is not None and not flight.dropped:
+            flight.tries = flight.tries or Tries(
+                get_text(flight.part.object_id, flight.part.byte_range), flight.started_at
+            )
+            pause = self._retries.pause(flight.tries, error, now, moved=flight.moved)
+            if pause is not None and (failure := self._in_vain(flight, flight.tries, now)):
+                pause, error = None, failure
+        if pause is None:
+            self._end(flight, error or StoreUnavailable("the request was abandoned"))
+        elif pause == 0.0:
+            self._send(flight)
+        else:
+            self._free(flight)
+            self._keep_front(flight)
+            flight.state = FlightState.PAUSED
+            self._pauses.add(flight, now + pause)
+            self._start_what_may()
+
+    def _in_vain(self, flight: Flight, tries: Tries, now: float) -> StoreError | None:
+        """The error with which a flight ends that failed and that no reader waits for; None while it goes on."""
+        if flight.readers:
+            return None  # each until its own deadline
+        seconds = now - tries.since
+        if flight.waiters:
+            if seconds < self._retries.policy.deadline_seconds:
+                return None
+            log.error("%s", tries.error(seconds))
+        elif tries.ntries < _AHEAD_TRIES and len(self._pauses) < self._config.max_queued_ahead:
+            return None
+        self._retries.on_given_up()
+        return tries.error(seconds)
+
+    def _requeue(self, flight: Flight) -> None:
+        """It is to be sent again, when its turn comes."""
+        flight.state = FlightState.QUEUED
+        self._queue.push(flight, flight.line, flight.part.object_id)
+        self._start_what_may()
+
+    def _free(self, flight: Flight) -> None:
+        """Give back what a started flight has of the budgets."""
         self._congestion.in_flight -= 1
         self._ahead_in_flight -= flight.counted_ahead
         self._warm_in_flight -= flight.priority is Priority.WARM
-        self._nbytes_fetched += part.filled_to - part.byte_range.start
+        self._counters.nbytes_fetched += flight.part.filled_to - flight.part.byte_range.start
         self._memory.release(flight.nbytes)
+
+    def _keep_front(self, flight: Flight) -> None:
+        """Of a body that did not come to its end, keep the whole blocks: the flight goes on behind them, or others."""
+        part = flight.part
+        kept = part.kept()
+        rest = part.byte_range if kept is None else ByteRange(kept.byte_range.stop, part.byte_range.stop)
+        if kept is not None:
+            self._saver.take(kept, hold=flight.priority is not Priority.WARM)
+            self._flights.forget(flight, kept.byte_range)
+        flight.go_on_with(Part(part.object_id, rest))
+        self._disk.release_nowait(part.object_id, rest)
+
+    def _end(self, flight: Flight, error: StoreError | None) -> None:
+        """A started flight is over."""
+        part = flight.part
+        self._free(flight)
         if part.complete:
-            self._concurrency.on_complete(len(part.byte_range), now - flight.started_at, now)
-            saved = self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
-            if not saved or flight.priority is not Priority.WARM:  # which shall not push out what readers want
-                self._memory.hold(part)
-            if not saved:
-                self._disk.release_nowait(part.object_id, part.byte_range)
-                self._remember_unsaved(part)
-            self._land(flight, None)
-        elif flight.brought:
-            self._land(flight, None)
-        else:
-            self._disk.release_nowait(part.object_id, part.byte_range)
-            self._failed += error is not None
-            gone = isinstance(error, NotFound | ObjectChanged)
-            if gone:
-                self._outdated(part.object_id)  # before those who wait for it hear of it
-            self._land(flight, error or StoreUnavailable("the request was abandoned"))
-            if gone:
-                self.drop_ahead_nowait(part.object_id)
+            # What was warmed shall not push out what readers want.
+            self._saver.take(part, hold=flight.priority is not Priority.WARM)
+        elif not flight.brought:
+            self._keep_front(flight)
+        self._counters.failed += error is not None and not flight.dropped
+        gone = isinstance(error, NotFound | ObjectChanged)
+        if gone:
+            self._outdated(part.object_id)  # before those who wait for it hear of it
+        self._land(flight, error)
+        if gone:
+            self.drop_ahead_nowait(part.object_id)
         self._start_what_may()
 
-    def _remember_unsaved(self, part: Part) -> None:
-        self._memory.remember_unsaved(part)
-        self._any_unsaved.unpark_all()
-
-    async def _save_the_unsaved(self) -> None:
-        """Give the disk tier, whenever it has time, what it had no time for and memory still holds."""
-        while True:
-            part = self._memory.first_unsaved()
-            if part is None:
-                await self._any_unsaved.park()
-            elif self._disk.put_nowait(part.object_id, part.byte_range, part.pieces):
-                self._memory.forget_unsaved(part)
-                self._start_what_may()
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.sleep(_SAVE_PAUSE_SECONDS)
-
-    async def _send_late_ones_again(self) -> None:
-        """Hedge: a GET for which somebody waits and which is later than most of its like is sent a second time."""
-        while True:
-            now = trio.current_time()
-            due = self._hedge_nowait(now)
-            if self._unanswered:
-                await trio.sleep_until(max(due, now + _LEAST_PAUSE_SECONDS))
-            else:
-                await self._any_unanswered.park()
-
-    def _hedge_nowait(self, now: float) -> float:
-        """Send those again that are late now. Returns when to look again."""
-        due = now + _MOST_PAUSE_SECONDS
-        for flight in list(self._unanswered):
-            if flight.leader is not None:
-                del self._unanswered[flight]
-                continue
-            late_after = self._hedging.late_after(len(flight.part.byte_range))
-            if late_after is None or not flight.waiters:
-                continue
-            if now < flight.started_at + late_after:
-                due = min(due, flight.started_at + late_after)
-            elif self._hedging.spend():
-                del self._unanswered[flight]
-                self._hedged += 1
-                self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
-        return due
-
     def _land(self, flight: Flight, error: StoreError | None) -> None:
-        self._forget(flight)
+        self._flights.forget(flight, flight.part.byte_range)
         flight.land(error)
-
-    def _forget(self, flight: Flight) -> None:
-        """From now on nobody can join this flight."""
-        blocks = self._flights.get(flight.part.object_id, {})
-        for index in flight.part.byte_range.blocks():
-            if blocks.get(index) is flight:
-                del blocks[index]
-        if not blocks:
-            self._flights.pop(flight.part.object_id, None)
 
     def _give_up(self, flight: Flight, error: StoreError) -> None:
         """Nobody wants this flight."""
-        if flight.state is FlightState.QUEUED:
-            self._queue.discard(flight, flight.part.object_id)
-            self._land(flight, error)
-        else:
-            # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
-            self._forget(flight)
-            flight.cancel()
+        match flight.state:
+            case FlightState.QUEUED:
+                self._queue.discard(flight, flight.part.object_id)
+                self._land(flight, error)
+            case FlightState.PAUSED:
+                self._pauses.discard(flight)
+                self._land(flight, error)
+            case _:
+                # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
+                flight.dropped = True
+                self._flights.forget(flight, flight.part.byte_range)
+                flight.cancel()
 
     def _abandon(self, object_id: ObjectId, needed: ByteRange, priority: Priority) -> None:
         """Somebody gave up: drop the GETs of ``needed``, of this priority, that nobody else waits for."""
-        flights = self._flights.get(object_id, {})
-        for flight in {flights[index] for index in needed.blocks() if index in flights}:
+        for flight in self._flights.within(object_id, needed):
             if flight.waiters == 0 and flight.priority is priority:
-                self._abandoned += 1
+                self._counters.abandoned += 1
                 self._give_up(flight, StoreUnavailable("the request was abandoned"))

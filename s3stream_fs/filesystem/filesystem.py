@@ -17,7 +17,7 @@ import trio
 
 from s3stream_fs.cache.disk.files import DataFile
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable
+from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable, TooSlow
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
@@ -219,13 +219,15 @@ class FileSystem:
         again shall find the new one.
         """
         object_id = self._readable(number).info.id
-        with self._deadline("read", object_id.key):
-            try:
-                return await self._reader.fetch(object_id, offset, size)
-            except (ObjectChanged, NotFound):
-                with trio.move_on_after(_TOLD_SECONDS):
-                    await self._tree.changes.wait_told()
-                raise
+        deadline = trio.current_time() + self._config.deadline_seconds
+        try:
+            return await self._reader.fetch(object_id, offset, size, deadline)
+        except TooSlow as error:
+            raise self.missed("read", object_id.key, str(error)) from None
+        except (ObjectChanged, NotFound):
+            with trio.move_on_after(_TOLD_SECONDS):
+                await self._tree.changes.wait_told()
+            raise
 
     def xattr_names(self, number: int) -> list[bytes]:
         """The names of an inode's extended attributes."""
@@ -271,13 +273,12 @@ class FileSystem:
         return directory_attributes(inode.number, self._config.mounted_at_ns, self._config.attributes)
 
     def _deadline(self, what: str, key: str) -> _Deadline:
-        # The retry policy gives up first where the store is at fault; this also bounds waiting for a slot or memory.
         return _Deadline(self, what, key, self._config.deadline_seconds)
 
-    def missed(self, what: str, key: str) -> StoreUnavailable:
+    def missed(self, what: str, key: str, why: str = "") -> StoreUnavailable:
         """Count and log an operation that did not end in time. Returns the error for it."""
         self._deadlines_missed += 1
-        text = f"{what} of {key!r} took longer than {self._config.deadline_seconds:g} s"
+        text = f"{what} of {key!r} took longer than {self._config.deadline_seconds:g} s{why and f': {why}'}"
         log.error("%s", text)
         return StoreUnavailable(text)
 

@@ -1,7 +1,7 @@
 """How many GETs the store takes at once: every slot until it says SlowDown, then as many as it bears. Pure.
 
-A SlowDown costs a tenth; what comes back, comes one by one at first and then by tenths. Whoever is told to slow down a GET reports it here; whoever starts GETs asks here. LISTs have
-rates of their own at the store, and none of these slots.
+A SlowDown costs a tenth; what comes back, comes one by one at first and then by tenths. Whoever is told to slow down a
+GET reports it here; whoever starts GETs asks here. LISTs have rates of their own at the store, and none of these slots.
 """
 
 from __future__ import annotations
