@@ -124,12 +124,14 @@ class Fetcher:
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
         """Nobody reads this object any more: drop its read-ahead, unless it is about to be complete."""
-        for flight in self._flights.of(object_id):
-            if flight.waiters or flight.priority is not Priority.READ_AHEAD:
-                continue
-            if flight.state is not FlightState.STARTED or flight.part.missing_nbytes > _FINISH_NBYTES:
-                self._counters.ahead_dropped += 1
-                self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
+        dropped = [
+            flight
+            for flight in self._flights.of(object_id)
+            if not flight.waiters and flight.priority is Priority.READ_AHEAD
+            if flight.state is not FlightState.STARTED or flight.part.missing_nbytes > _FINISH_NBYTES
+        ]
+        self._counters.ahead_dropped += len(dropped)
+        self._give_up(dropped, StoreUnavailable("read-ahead was dropped"))
 
     async def get(
         self,
@@ -355,13 +357,14 @@ class Fetcher:
             with attempt.scope:
                 claim = await self._disk.wait_for_claim(part.object_id, part.byte_range)
         finally:
-            flight.ended(attempt)
-            flight.brought = claim is Claim.ON_DISK
-            if flight.brought or flight.dropped or claim is None:
+            if flight.ended(attempt):
+                flight.brought = claim is Claim.ON_DISK
                 self._counters.brought_by_others += flight.brought
-                self._end(flight, None if flight.brought else StoreUnavailable("the request was abandoned"))
-            else:
-                self._send(flight)
+                if flight.brought or claim is None:
+                    self._end(flight, None if flight.brought else StoreUnavailable("the request was abandoned"))
+                    self._start_what_may()
+                else:
+                    self._send(flight)
 
     def _send(self, flight: Flight) -> None:
         flight.started_at = trio.current_time()
@@ -398,30 +401,32 @@ class Fetcher:
     def _over(self, flight: Flight, error: StoreError | None) -> None:
         """The last GET of a try is over, or the one that brought its bytes."""
         now = trio.current_time()
+        pause: float | None = None
         self._hedger.on_over(flight)
         if flight.part.complete:
             self._congestion.on_landed(now, now - flight.started_at)
             self._concurrency.on_complete(len(flight.asked), now - flight.started_at, now)
-            self._end(flight, None)
-            return
-        pause: float | None = None
-        if error is not None and not flight.dropped:
-            flight.tries = flight.tries or Tries(
-                get_text(flight.part.object_id, flight.part.byte_range), flight.started_at
-            )
+            error = None
+        elif error is None:
+            error = StoreUnavailable("the request was abandoned")
+        else:
+            name = get_text(flight.part.object_id, flight.part.byte_range)
+            flight.tries = flight.tries or Tries(name, flight.started_at)
             pause = self._retries.pause(flight.tries, error, now, moved=flight.moved)
             if pause is not None and (failure := self._in_vain(flight, flight.tries, now)):
                 pause, error = None, failure
+            self._counters.failed += pause is None
         if pause is None:
-            self._end(flight, error or StoreUnavailable("the request was abandoned"))
+            self._end(flight, error)
         elif pause == 0.0:
             self._send(flight)
+            return
         else:
             self._free(flight)
             self._keep_front(flight)
             flight.state = FlightState.PAUSED
             self._pauses.add(flight, now + pause)
-            self._start_what_may()
+        self._start_what_may()
 
     def _in_vain(self, flight: Flight, tries: Tries, now: float) -> StoreError | None:
         """The error with which a flight ends that failed and that no reader waits for; None while it goes on."""
@@ -471,37 +476,42 @@ class Fetcher:
             self._saver.take(part, hold=flight.priority is not Priority.WARM)
         elif not flight.brought:
             self._keep_front(flight)
-        self._counters.failed += error is not None and not flight.dropped
         gone = isinstance(error, NotFound | ObjectChanged)
         if gone:
             self._outdated(part.object_id)  # before those who wait for it hear of it
         self._land(flight, error)
         if gone:
             self.drop_ahead_nowait(part.object_id)
-        self._start_what_may()
 
     def _land(self, flight: Flight, error: StoreError | None) -> None:
         self._flights.forget(flight, flight.part.byte_range)
         flight.land(error)
 
-    def _give_up(self, flight: Flight, error: StoreError) -> None:
-        """Nobody wants this flight."""
-        match flight.state:
-            case FlightState.QUEUED:
-                self._queue.discard(flight, flight.part.object_id)
-                self._land(flight, error)
-            case FlightState.PAUSED:
+    def _give_up(self, flights: list[Flight], error: StoreError) -> None:
+        """Nobody wants these flights any more."""
+        started = []
+        for flight in flights:
+            if flight.state is FlightState.STARTED:
+                started.append(flight)
+                continue
+            if flight.state is FlightState.PAUSED:
                 self._pauses.discard(flight)
-                self._land(flight, error)
-            case _:
-                # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
-                flight.dropped = True
-                self._flights.forget(flight, flight.part.byte_range)
-                flight.cancel()
+            else:
+                self._queue.discard(flight, flight.part.object_id)
+            self._land(flight, error)
+        for flight in started:
+            flight.abort()
+            self._hedger.on_over(flight)
+            self._end(flight, error)
+        if started:
+            self._start_what_may()
 
     def _abandon(self, object_id: ObjectId, needed: ByteRange, priority: Priority) -> None:
         """Somebody gave up: drop the GETs of ``needed``, of this priority, that nobody else waits for."""
-        for flight in self._flights.within(object_id, needed):
-            if flight.waiters == 0 and flight.priority is priority:
-                self._counters.abandoned += 1
-                self._give_up(flight, StoreUnavailable("the request was abandoned"))
+        unwanted = [
+            flight
+            for flight in self._flights.within(object_id, needed)
+            if flight.waiters == 0 and flight.priority is priority
+        ]
+        self._counters.abandoned += len(unwanted)
+        self._give_up(unwanted, StoreUnavailable("the request was abandoned"))

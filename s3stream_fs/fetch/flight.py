@@ -70,7 +70,6 @@ class Flight:
         "attempts",
         "brought",
         "counted_ahead",
-        "dropped",
         "error",
         "leader",
         "line",
@@ -102,8 +101,6 @@ class Flight:
         """It was started as read-ahead, and takes one of the slots of read-ahead."""
         self.brought = False
         """Another process has fetched it: it is on disk now, and not in ``part``."""
-        self.dropped = False
-        """Nobody wants it any more, and its GETs are being cancelled."""
         self.attempts: set[Attempt] = set()
         """The GETs that are under way."""
         self.leader: Attempt | None = None
@@ -142,11 +139,6 @@ class Flight:
         self.part = part
         self._changed.unpark_all()
 
-    def cancel(self) -> None:
-        """Abort every GET. The try is over once they are gone."""
-        for attempt in self.attempts:
-            attempt.scope.cancel()
-
     def ended(self, attempt: Attempt) -> bool:
         """A GET has ended. Whether the try is over with it; then those that are left are aborted and bring nothing."""
         if attempt not in self.attempts:
@@ -155,11 +147,15 @@ class Flight:
         attempt.over()
         if self.attempts and self.leader is not attempt:
             return False
-        for left in self.attempts:
-            left.scope.cancel()
-            left.over()
-        self.attempts.clear()
+        self.abort()
         return True
+
+    def abort(self) -> None:
+        """Cancel every GET. What they bring from now on is nobody's."""
+        for attempt in self.attempts:
+            attempt.scope.cancel()
+            attempt.over()
+        self.attempts.clear()
 
     def land(self, error: StoreError | None) -> None:
         self.state = FlightState.LANDED
