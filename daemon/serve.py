@@ -41,7 +41,8 @@ from s3stream_fs.cache.disk.index import NAMES
 from s3stream_fs.cache.disk.tier import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.filesystem.warming import Warming
 from s3stream_fs.namespace.archive import Archive, ArchiveConfig, open_archive

@@ -1,61 +1,31 @@
-"""The fetcher: joins those who want the same bytes, orders GETs by urgency, and starts as many as the budgets allow.
+"""The fetcher: gives readers and warming the bytes that they want, from wherever they are or come.
 
-Owns every GET of data, its task and its slot. Never decides what to read ahead (the planner does), nor whether and when
-a GET that failed is sent again (``store.retry``), and sets no deadline: whoever waits has his own.
+Joins those who want the same bytes. Decides neither what to read ahead (the planner does) nor which GET is sent when
+(the scheduler does), and sets no deadline: whoever waits has his own.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk.tier import Claim, DiskTier
-from s3stream_fs.cache.memory.part import Part
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.cache.memory.tier import MemoryTier
-from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled, TooSlow
-from s3stream_fs.fetch.concurrency import Concurrency
-from s3stream_fs.fetch.counters import Counters, FetchStatistics
-from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
-from s3stream_fs.fetch.flights import Flights
-from s3stream_fs.fetch.hedger import Hedger
-from s3stream_fs.fetch.pauses import Pauses
-from s3stream_fs.fetch.queue import Priority, RequestQueue
-from s3stream_fs.fetch.saver import Saver
+from s3stream_fs.errors import StoreError, StoreUnavailable, TooSlow
+from s3stream_fs.fetch.counters import FetchStatistics
+from s3stream_fs.fetch.queue import Priority
+from s3stream_fs.fetch.scheduler import FetchConfig, Scheduler
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
-from s3stream_fs.store.retry import Retries, RetryPolicy, Tries, get_text
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FetchConfig:
-    """Ceilings of the fetcher.
-
-    ``ahead_fraction``: of the slots, for read-ahead; the rest is left to demand, so that it never waits for read-ahead.
-    ``max_queued_ahead``: read-ahead requests that may wait; more are dropped, since a longer queue only grows stale.
-    ``hedging``: whether late GETs are sent a second time.
-    """
-
-    ahead_fraction: float = 0.75
-    max_queued_ahead: int = 256
-    hedging: bool = True
-
-
-_FINISH_NBYTES: Final = 1024 * 1024
-"""Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
+from s3stream_fs.store.retry import Retries, RetryPolicy
+from s3stream_fs.types import ByteRange, ObjectId
 
 _BRING_TRIES: Final = 5
 """How often warming asks again for what a reader had begun and given up."""
-
-_AHEAD_TRIES: Final = 6
-"""Read-ahead for which nobody waits is given up after so many, within some 3 s: whoever comes to it asks anew."""
 
 
 class Fetcher:
@@ -72,27 +42,13 @@ class Fetcher:
     ) -> None:
         """``store`` is asked once for each try. ``outdated`` is called whenever a GET, wanted by whomever, finds that
         the store has not got a version."""
-        self._store = store
         self._memory = memory
         self._disk = disk
-        self._config = config
         self._congestion = congestion
-        self._nursery = nursery
-        self._outdated = outdated
         self._retries = retries or Retries(RetryPolicy())
-        self._concurrency = Concurrency()
-        self._queue: RequestQueue[Flight] = RequestQueue()
-        self._flights = Flights()
-        self._pauses = Pauses(self._requeue)
-        self._hedger = Hedger(self._send_hedge)
-        self._saver = Saver(memory, disk, self._start_what_may)
-        self._ahead_in_flight = 0
-        self._warm_in_flight = 0
-        self._counters = Counters()
-        nursery.start_soon(self._pauses.run)
-        nursery.start_soon(self._saver.run)
-        if config.hedging:
-            nursery.start_soon(self._hedger.run)
+        self._scheduler = Scheduler(store, memory, disk, config, congestion, nursery, outdated, self._retries)
+        self._flights = self._scheduler.flights
+        self._counters = self._scheduler.counters
 
     def view_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
@@ -119,19 +75,12 @@ class Fetcher:
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
         for byte_range in wanted:
-            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
-        self._start_what_may()
+            self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._scheduler.start_what_may()
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
         """Nobody reads this object any more: drop its read-ahead, unless it is about to be complete."""
-        dropped = [
-            flight
-            for flight in self._flights.of(object_id)
-            if not flight.waiters and flight.priority is Priority.READ_AHEAD
-            if flight.state is not FlightState.STARTED or flight.part.missing_nbytes > _FINISH_NBYTES
-        ]
-        self._counters.ahead_dropped += len(dropped)
-        self._give_up(dropped, StoreUnavailable("read-ahead was dropped"))
+        self._scheduler.drop_ahead(object_id)
 
     async def get(
         self,
@@ -157,17 +106,17 @@ class Fetcher:
             raise self._too_slow(object_id, needed)
         finally:
             if not done:
-                self._abandon(object_id, needed, Priority.DEMAND)
+                self._scheduler.abandon(object_id, needed, Priority.DEMAND)
 
     async def bring(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
         """Have the disk tier given what it lacks of the block-aligned ``wanted``, after all that is more urgent.
 
         Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
         """
-        self._saver.save_held(object_id, self._disk.missing_nowait(object_id, wanted))
+        self._scheduler.saver.save_held(object_id, self._disk.missing_nowait(object_id, wanted))
         for _ in range(_BRING_TRIES):
-            self._request(object_id, wanted, part_nbytes, Priority.WARM)
-            self._start_what_may()
+            self._scheduler.request(object_id, wanted, part_nbytes, Priority.WARM)
+            self._scheduler.start_what_may()
             dropped = False
             try:
                 for flight in self._flights.within(object_id, wanted):
@@ -178,7 +127,7 @@ class Fetcher:
                             raise
                         dropped = True  # it was a reader's, who does not want it any more
             except trio.Cancelled:
-                self._abandon(object_id, wanted, Priority.WARM)
+                self._scheduler.abandon(object_id, wanted, Priority.WARM)
                 raise
             if not dropped:
                 return
@@ -191,23 +140,17 @@ class Fetcher:
     @property
     def get_seconds(self) -> float:
         """How long a GET of a large part takes when nothing is in its way; 0 while none was seen."""
-        return self._concurrency.large_get_seconds
-
-    @property
-    def _ahead_limit(self) -> int:
-        """Read-ahead in flight at most: what is worth it, and never all slots."""
-        slots = max(int(self._congestion.limit * self._config.ahead_fraction), 1)
-        return min(slots, self._concurrency.ahead_limit)
+        return self._scheduler.get_seconds
 
     def statistics(self) -> FetchStatistics:
         return FetchStatistics(
             **asdict(self._counters),
-            hedged=self._hedger.hedged,
-            hedges_won=self._hedger.won,
+            hedged=self._scheduler.hedger.hedged,
+            hedges_won=self._scheduler.hedger.won,
             in_flight=self._congestion.in_flight,
-            queued=len(self._queue),
-            paused=len(self._pauses),
-            ahead_limit=self._ahead_limit,
+            queued=self._scheduler.queued,
+            paused=self._scheduler.paused,
+            ahead_limit=self._scheduler.ahead_limit,
             get_seconds=self.get_seconds,
         )
 
@@ -221,17 +164,17 @@ class Fetcher:
     ) -> memoryview:
         pieces: list[memoryview] = []
         position = wanted.start
-        self._request(object_id, needed, part_nbytes, Priority.DEMAND)
+        self._scheduler.request(object_id, needed, part_nbytes, Priority.DEMAND)
         for byte_range in ahead:
-            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
-        self._start_what_may()
+            self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._scheduler.start_what_may()
         while position < wanted.stop:
             piece = await self._next_piece(object_id, position, wanted.stop)
             if piece is None:
                 # Evicted, dropped or damaged since it was asked for: ask again for the rest.
                 rest = ByteRange(position, wanted.stop).aligned(object_id.size)
-                self._request(object_id, rest, part_nbytes, Priority.DEMAND)
-                self._start_what_may()
+                self._scheduler.request(object_id, rest, part_nbytes, Priority.DEMAND)
+                self._scheduler.start_what_may()
                 await trio.lowlevel.checkpoint()
                 continue
             pieces.append(piece)
@@ -248,8 +191,8 @@ class Fetcher:
         if flight is not None:
             self._counters.joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
             # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
-            if self._promote(flight):
-                self._start_what_may()
+            if self._scheduler.promote(flight):
+                self._scheduler.start_what_may()
             stop = min(stop, flight.part.byte_range.stop)
             if not await flight.wait(start, stop):
                 return None
@@ -282,236 +225,3 @@ class Fetcher:
                 self._retries.on_given_up()
             return TooSlow(flight.state_text(trio.current_time()))
         return TooSlow("its bytes have not come")
-
-    def _request(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int, priority: Priority) -> None:
-        """Queue flights for what no tier has and no flight brings; a demand promotes the flights that it joins."""
-        if object_id not in self._flights and self._disk.has_nowait(object_id, wanted):
-            return  # without a look at each block: a window has hundreds
-
-        def held(index: int) -> bool:
-            return self._memory.find(object_id, index * BLOCK_BYTES) is not None
-
-        joined = self._promote if priority is Priority.DEMAND else lambda _: None
-        for absent in self._flights.absent(object_id, wanted, held, joined):
-            for missing in self._disk.missing_nowait(object_id, absent):
-                for byte_range in missing.parts(part_nbytes):
-                    if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:
-                        self._counters.ahead_dropped += 1
-                        continue
-                    flight = Flight(Part(object_id, byte_range), priority)
-                    self._flights.add(flight)
-                    self._queue.push(flight, priority, object_id)
-
-    def _promote(self, flight: Flight) -> bool:
-        """A demand has joined a flight. Whether it is more urgent now than it was."""
-        if flight.line is Priority.DEMAND:
-            return False
-        flight.line = Priority.DEMAND
-        if flight.state is FlightState.PAUSED:
-            # Somebody else's pauses are not the reader's, who would have asked at once.
-            self._pauses.discard(flight)
-            assert flight.tries is not None
-            flight.tries.start_over()
-            self._requeue(flight)
-        else:
-            self._queue.promote(flight, Priority.DEMAND, flight.part.object_id)
-        return True
-
-    def _start_what_may(self) -> None:
-        """Start queued flights while there are slots and memory. Called whenever either may have become free."""
-        congestion = self._congestion
-        for priority in Priority:
-            while (flight := self._queue.peek(priority)) is not None:
-                ahead = priority > Priority.DEMAND
-                if congestion.in_flight >= congestion.limit:
-                    return
-                if ahead and self._ahead_in_flight >= self._ahead_limit:
-                    return
-                if priority is Priority.WARM and self._warm_waits:
-                    return
-                if not self._memory.reserve_nowait(flight.nbytes):
-                    return  # what is in flight will land and make room
-                self._start(self._queue.pop(priority), ahead)
-
-    @property
-    def _warm_waits(self) -> bool:
-        """Whether warming has its share already, or the disk has enough to do."""
-        return self._warm_in_flight >= max(self._ahead_limit // 2, 1) or self._saver.behind
-
-    def _start(self, flight: Flight, ahead: bool) -> None:
-        flight.state = FlightState.STARTED
-        flight.counted_ahead = ahead
-        self._congestion.in_flight += 1
-        self._ahead_in_flight += ahead
-        self._warm_in_flight += flight.priority is Priority.WARM
-        if self._disk.claim_nowait(flight.part.object_id, flight.part.byte_range) is Claim.MINE:
-            self._send(flight)
-        else:
-            self._nursery.start_soon(self._leave_to_others, flight, flight.attempt())
-
-    async def _leave_to_others(self, flight: Flight, attempt: Attempt) -> None:
-        """Another process fetches these bytes: they are on disk then; or here after all, if they do not come."""
-        part = flight.part
-        claim: Claim | None = None
-        try:
-            with attempt.scope:
-                claim = await self._disk.wait_for_claim(part.object_id, part.byte_range)
-        finally:
-            if flight.ended(attempt):
-                flight.brought = claim is Claim.ON_DISK
-                self._counters.brought_by_others += flight.brought
-                if flight.brought or claim is None:
-                    self._end(flight, None if flight.brought else StoreUnavailable("the request was abandoned"))
-                    self._start_what_may()
-                else:
-                    self._send(flight)
-
-    def _send(self, flight: Flight) -> None:
-        flight.started_at = trio.current_time()
-        flight.sent_from = flight.part.filled_to
-        if flight.tries is not None:
-            self._retries.on_sent_again()
-        else:
-            self._counters.demand_gets += not flight.counted_ahead
-            self._counters.ahead_gets += flight.counted_ahead
-        self._hedger.on_sent(flight)
-        self._nursery.start_soon(self._fly, flight, flight.attempt())
-
-    def _send_hedge(self, flight: Flight) -> None:
-        self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
-
-    async def _fly(self, flight: Flight, attempt: Attempt) -> None:
-        """One GET of a flight, and the end of the try if it was the one that counts."""
-        error: StoreError | None = None
-        try:
-            with attempt.scope:
-                await self._store.get_range(flight.part.object_id, flight.asked, attempt.deliver)
-        except StoreError as store_error:
-            error = store_error
-        except Exception:
-            log.exception("bug: GET of %r bytes %r", flight.part.object_id.key, flight.part.byte_range)
-            error = StoreError("internal error, see the log")
-        finally:
-            # Also on the way out of a cancelled nursery: accounts stay right until the end.
-            if isinstance(error, Throttled):
-                self._congestion.on_throttled(trio.current_time())
-            if flight.ended(attempt):
-                self._over(flight, error)
-
-    def _over(self, flight: Flight, error: StoreError | None) -> None:
-        """The last GET of a try is over, or the one that brought its bytes."""
-        now = trio.current_time()
-        pause: float | None = None
-        self._hedger.on_over(flight)
-        if flight.part.complete:
-            self._congestion.on_landed(now, now - flight.started_at)
-            self._concurrency.on_complete(len(flight.asked), now - flight.started_at, now)
-            error = None
-        elif error is None:
-            error = StoreUnavailable("the request was abandoned")
-        else:
-            name = get_text(flight.part.object_id, flight.part.byte_range)
-            flight.tries = flight.tries or Tries(name, flight.started_at)
-            pause = self._retries.pause(flight.tries, error, now, moved=flight.moved)
-            if pause is not None and (failure := self._in_vain(flight, flight.tries, now)):
-                pause, error = None, failure
-            self._counters.failed += pause is None
-        if pause is None:
-            self._end(flight, error)
-        elif pause == 0.0:
-            self._send(flight)
-            return
-        else:
-            self._free(flight)
-            self._keep_front(flight)
-            flight.state = FlightState.PAUSED
-            self._pauses.add(flight, now + pause)
-        self._start_what_may()
-
-    def _in_vain(self, flight: Flight, tries: Tries, now: float) -> StoreError | None:
-        """The error with which a flight ends that failed and that no reader waits for; None while it goes on."""
-        if flight.readers:
-            return None  # each until its own deadline
-        seconds = now - tries.since
-        if flight.waiters:
-            if seconds < self._retries.policy.deadline_seconds:
-                return None
-            log.error("%s", tries.error(seconds))
-        elif tries.ntries < _AHEAD_TRIES and len(self._pauses) < self._config.max_queued_ahead:
-            return None
-        self._retries.on_given_up()
-        return tries.error(seconds)
-
-    def _requeue(self, flight: Flight) -> None:
-        """It is to be sent again, when its turn comes."""
-        flight.state = FlightState.QUEUED
-        self._queue.push(flight, flight.line, flight.part.object_id)
-        self._start_what_may()
-
-    def _free(self, flight: Flight) -> None:
-        """Give back what a started flight has of the budgets."""
-        self._congestion.in_flight -= 1
-        self._ahead_in_flight -= flight.counted_ahead
-        self._warm_in_flight -= flight.priority is Priority.WARM
-        self._counters.nbytes_fetched += flight.part.filled_to - flight.part.byte_range.start
-        self._memory.release(flight.nbytes)
-
-    def _keep_front(self, flight: Flight) -> None:
-        """Of a body that did not come to its end, keep the whole blocks: the flight goes on behind them, or others."""
-        part = flight.part
-        kept = part.kept()
-        rest = part.byte_range if kept is None else ByteRange(kept.byte_range.stop, part.byte_range.stop)
-        if kept is not None:
-            self._saver.take(kept, hold=flight.priority is not Priority.WARM)
-            self._flights.forget(flight, kept.byte_range)
-        flight.go_on_with(Part(part.object_id, rest))
-        self._disk.release_nowait(part.object_id, rest)
-
-    def _end(self, flight: Flight, error: StoreError | None) -> None:
-        """A started flight is over."""
-        part = flight.part
-        self._free(flight)
-        if part.complete:
-            # What was warmed shall not push out what readers want.
-            self._saver.take(part, hold=flight.priority is not Priority.WARM)
-        elif not flight.brought:
-            self._keep_front(flight)
-        gone = isinstance(error, NotFound | ObjectChanged)
-        if gone:
-            self._outdated(part.object_id)  # before those who wait for it hear of it
-        self._land(flight, error)
-        if gone:
-            self.drop_ahead_nowait(part.object_id)
-
-    def _land(self, flight: Flight, error: StoreError | None) -> None:
-        self._flights.forget(flight, flight.part.byte_range)
-        flight.land(error)
-
-    def _give_up(self, flights: list[Flight], error: StoreError) -> None:
-        """Nobody wants these flights any more."""
-        started = []
-        for flight in flights:
-            if flight.state is FlightState.STARTED:
-                started.append(flight)
-                continue
-            if flight.state is FlightState.PAUSED:
-                self._pauses.discard(flight)
-            else:
-                self._queue.discard(flight, flight.part.object_id)
-            self._land(flight, error)
-        for flight in started:
-            flight.abort()
-            self._hedger.on_over(flight)
-            self._end(flight, error)
-        if started:
-            self._start_what_may()
-
-    def _abandon(self, object_id: ObjectId, needed: ByteRange, priority: Priority) -> None:
-        """Somebody gave up: drop the GETs of ``needed``, of this priority, that nobody else waits for."""
-        unwanted = [
-            flight
-            for flight in self._flights.within(object_id, needed)
-            if flight.waiters == 0 and flight.priority is priority
-        ]
-        self._counters.abandoned += len(unwanted)
-        self._give_up(unwanted, StoreUnavailable("the request was abandoned"))

@@ -16,7 +16,8 @@ from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.tier import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable, Throttled, TooSlow
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store import Deliver

@@ -18,8 +18,9 @@ from s3stream_fs.cache.disk.policy import Reserve
 from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import Denied, NotFound, ObjectChanged
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
 from s3stream_fs.fetch.flight import Flight
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
 from s3stream_fs.store.congestion import Congestion

@@ -10,7 +10,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.tier import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.store.congestion import Congestion, CongestionStatistics
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import BLOCK_BYTES, ByteRange
