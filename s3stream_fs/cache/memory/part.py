@@ -52,16 +52,14 @@ class Part:
         piece = self._pieces[index]
         if first + stop - start <= len(piece):
             return piece[first : first + stop - start]
-        joined = bytearray(stop - start)
-        position = start
-        while position < stop:
+        found = []
+        while start < stop:
             piece = self._pieces[index]
-            first = position - self._starts[index]
-            taken = piece[first : first + stop - position]
-            joined[position - start : position - start + len(taken)] = taken
-            position += len(taken)
+            first = start - self._starts[index]
+            found.append(piece[first : first + stop - start])
+            start += len(found[-1])
             index += 1
-        return memoryview(joined)
+        return memoryview(b"".join(found))  # into memory that was not set to zero before
 
     def kept(self) -> Part | None:
         """What has come of a body that ended early, as a complete part of whole blocks; None where not one has come.
