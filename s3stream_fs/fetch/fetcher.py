@@ -45,6 +45,7 @@ class Fetcher:
         self._memory = memory
         self._disk = disk
         self._congestion = congestion
+        self._nursery = nursery
         self._retries = retries or Retries(RetryPolicy())
         self._scheduler = Scheduler(store, memory, disk, config, congestion, nursery, outdated, self._retries)
         self._flights = self._scheduler.flights
@@ -74,8 +75,7 @@ class Fetcher:
 
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
-        for byte_range in wanted:
-            self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._want(object_id, wanted, part_nbytes)
         self._scheduler.start_what_may()
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
@@ -113,6 +113,7 @@ class Fetcher:
 
         Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
         """
+        await self._disk.learn(object_id, wanted)
         self._scheduler.saver.save_held(object_id, self._disk.missing_nowait(object_id, wanted))
         for _ in range(_BRING_TRIES):
             self._scheduler.request(object_id, wanted, part_nbytes, Priority.WARM)
@@ -164,9 +165,15 @@ class Fetcher:
     ) -> memoryview:
         pieces: list[memoryview] = []
         position = wanted.start
+        if not self._disk.known_nowait(object_id, needed):
+            view = await self._disk.read(object_id, wanted)  # in the same turn of a thread as the look-up
+            if view is not None:
+                self._counters.disk_hits += 1
+                self.want_nowait(object_id, ahead, part_nbytes)
+                return view
+            await self._disk.learn(object_id, needed)
         self._scheduler.request(object_id, needed, part_nbytes, Priority.DEMAND)
-        for byte_range in ahead:
-            self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._want(object_id, ahead, part_nbytes)
         self._scheduler.start_what_may()
         while position < wanted.stop:
             piece = await self._next_piece(object_id, position, wanted.stop)
@@ -180,6 +187,18 @@ class Fetcher:
             pieces.append(piece)
             position += len(piece)
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    def _want(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
+        for byte_range in wanted:
+            if self._disk.known_nowait(object_id, byte_range):
+                self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+            else:
+                self._nursery.start_soon(self._learn_and_want, object_id, byte_range, part_nbytes)
+
+    async def _learn_and_want(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
+        await self._disk.learn(object_id, wanted)
+        self._scheduler.request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
+        self._scheduler.start_what_may()
 
     async def _next_piece(self, object_id: ObjectId, start: int, stop: int) -> memoryview | None:
         """Bytes from ``start`` on, as many as the place that has them holds; None where no place has any."""

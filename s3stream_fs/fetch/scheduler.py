@@ -190,7 +190,7 @@ class Scheduler:
         self._congestion.in_flight += 1
         self._ahead_in_flight += ahead
         self._warm_in_flight += flight.priority is Priority.WARM
-        if self._disk.claim_nowait(flight.part.object_id, flight.part.byte_range) is Claim.MINE:
+        if not self._disk.shared:
             self._send(flight)
         else:
             self._nursery.start_soon(self._leave_to_others, flight, flight.attempt())

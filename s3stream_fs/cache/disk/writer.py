@@ -27,6 +27,7 @@ from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.index import Written, is_damage
 from s3stream_fs.cache.disk.policy import Clock, Policy, evictable_before
 from s3stream_fs.cache.disk.record import Record
+from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
@@ -92,11 +93,12 @@ def _is_full(error: OSError | sqlite3.Error) -> bool:
 class Writer:
     """Takes writes from trio's thread, never blocks it, and is bounded in what it holds."""
 
-    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder) -> None:
+    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, records: Records) -> None:
         self._config = config
+        self._records = records
         self._space = space
         self.folder = folder
-        """Another one after the disk has failed and come back; the old one is in ``retired`` then."""
+        """Another one after the disk has failed and come back; trio's thread sees to it that the old one is closed."""
         self._space_number = 0
         self._direct = DirectWriter()
         self._clock = Clock()
@@ -114,20 +116,8 @@ class Writer:
         self._tend_at = 0.0
         self._damaged_inode: int | None = None
         """The index has to be made anew, if it still is this one."""
-        self.dirty: dict[str, Record] = {}
-        """Records by name with blocks that are not committed yet, so that nobody loads an older state of them."""
-        self.touched: dict[str, int] = {}
-        """Last uses by file name, to be written down."""
-        self.live: dict[str, Record] = {}
-        """The records that trio's thread has at hand, by name."""
-        self.lost: deque[str] = deque()
-        """Names of files that are not there though the index says so."""
-        self.evicted: dict[str, None] = {}
-        """Names of files that were evicted, for trio's thread to forget their records, and thereby to close them."""
-        self.retired: deque[CacheFolder] = deque()
-        """Folders that were opened anew, for trio's thread to close."""
         self.wake_reader: Callable[[], None] = lambda: None
-        """Has trio's thread look at what was evicted or retired."""
+        """Has trio's thread look at what was evicted, and whether the folder was opened anew."""
         self.broken = False
         """The disk or the index cannot be used at present."""
         self.nbytes_used = folder.writing.nbytes()
@@ -154,7 +144,7 @@ class Writer:
                 return False
             self._queued_nbytes += len(byte_range)
             self._queue.append(_Write(record, byte_range, pieces))
-            self.dirty[record.name] = record
+            self._records.queued(record)
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
         return True
@@ -234,7 +224,8 @@ class Writer:
                 waiting = {write.record.name for write in self._queue}
                 for write in batch:
                     if write.record.name not in waiting:
-                        self.dirty.pop(write.record.name, None)
+                        self._records.saved(write.record.name)
+            self.folder.files.descriptors.close_ended()
             if stopping:
                 break
         with self._wake:
@@ -281,7 +272,8 @@ class Writer:
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
-        folder, old = CacheFolder(self._config.directory, damaged_inode=self._damaged_inode), self.folder
+        descriptors, old = self.folder.files.descriptors, self.folder
+        folder = CacheFolder(self._config.directory, descriptors, damaged_inode=self._damaged_inode)
         self._damaged_inode = None
         self.folder = folder
         try:
@@ -290,7 +282,6 @@ class Writer:
             self.folder = old
             folder.close()
             raise
-        self.retired.append(old)
         self.broken = False
         self.wake_reader()
         log.warning("the disk cache is back")
@@ -310,7 +301,7 @@ class Writer:
         with self._locked():
             with self._wake:
                 # Also what is queued behind this batch: its records hold the files open.
-                writing = set(self.dirty)
+                writing = self._records.unsaved_names()
             room = self._make_room(sum(room_of(write.byte_range) for write in batch), writing, self._config.policy)
             done: list[_Done] = []
             for write in batch:
@@ -337,6 +328,7 @@ class Writer:
                     self._clock.now_ms(),
                 )
             self.nbytes_used = index.nbytes()
+        self._records.committed(one.write.record.name for one in done)
         for one in done:
             one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
@@ -386,32 +378,31 @@ class Writer:
             for victim in victims:
                 free += victim.nbytes
                 self.folder.files.remove(victim.name)
-                self.evicted[victim.name] = None
+                self._records.evict(victim.name)
                 self.files_evicted += 1
             self.wake_reader()
         return 0
 
     def _write_last_uses(self) -> None:
-        if not self.touched:
-            return
-        touched, self.touched = self.touched, {}
-        with self.folder.writing.transaction():
-            self.folder.writing.touch((used_ms, name) for name, used_ms in touched.items())
+        uses = self._records.take_uses()
+        if uses:
+            with self.folder.writing.transaction():
+                self.folder.writing.touch((used_ms, name) for name, used_ms in uses.items())
 
     def _tend(self) -> None:
         """Twice a second: keep the reserve free, and tidy up a little."""
-        for record in list(self.live.values()):
-            if record.file is not None and not record.file.on_disk()[1]:
-                self.evicted[record.name] = None  # by another process: its bytes take room until it is closed
-        if self.evicted:
+        removed = [one.name for one in self._records.open_ones() if one.file is not None and not one.file.on_disk()[1]]
+        for name in removed:  # by another process: its bytes take room until it is closed
+            self._records.evict(name)
+        if removed:
             self.wake_reader()
         self.folder.claims.look()
         with self._locked():
-            self._make_room(0, set(self.dirty), Policy.LRU)
+            self._make_room(0, self._records.unsaved_names(), Policy.LRU)
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
-            lost = {self.lost.popleft() for _ in range(len(self.lost))}
+            lost = self._records.take_lost()
             if lost:
                 with self.folder.writing.transaction():
                     # Not those that somebody has evicted and written again meanwhile.
