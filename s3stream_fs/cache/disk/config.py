@@ -14,7 +14,8 @@ class DiskTierConfig:
 
     ``queue_nbytes`` are taken at once; more have to wait in the memory tier, so that a slow disk never holds a reader.
     ``verify_always``: blocks are checked each time they are read, and not only the first time since the start. A disk
-    that fails is tried again every ``retry_seconds``.
+    that fails is tried again every ``retry_seconds``. Another process that keeps the folder's lock, or the index's, is
+    waited for ``lock_seconds`` at a time: a batch of 32 MiB takes that at 6 MiB/s.
     """
 
     directory: Path
@@ -24,3 +25,4 @@ class DiskTierConfig:
     policy: Policy = Policy.LRU
     verify_always: bool = False
     retry_seconds: float = 10.0
+    lock_seconds: float = 5.0

@@ -13,9 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from s3stream_fs.cache.database import is_damage, may_be_full, remove_database
 from s3stream_fs.cache.disk.claims import Claims
 from s3stream_fs.cache.disk.files import DataFiles, make_private_folder
-from s3stream_fs.cache.disk.index import BlockIndex, is_damage
+from s3stream_fs.cache.disk.holder import holder_of
+from s3stream_fs.cache.disk.index import BlockIndex
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,23 @@ INDEX: Final = "index.sqlite"
 _LOCK: Final = "writing.lock"
 _CLAIMS: Final = "fetching.lock"
 
-_LOCK_PAUSE_SECONDS: Final = 0.005
+LOCK_SECONDS: Final = 5.0
+"""Who has had the lock for so long does not work any more: a batch of 32 MiB takes that at 6 MiB/s."""
+
+LOCK_PAUSE_SECONDS: Final = 0.005
 """How often it is tried to be had. A batch takes some ten times that."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LockHeldError(OSError):
+    """Another process does not let go of the folder. The text says which."""
+
+
+def patience(seconds: float) -> Callable[[], bool]:
+    """Says when so many seconds have passed from now on."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
 
 
 class CacheFolder:
@@ -46,7 +63,8 @@ class CacheFolder:
         with ExitStack() as stack:
             self.files = DataFiles(blocks)
             stack.callback(self.files.close)
-            self._lock = _open_lock(blocks / _LOCK)
+            self._lock_path = blocks / _LOCK
+            self._lock = _open_lock(self._lock_path)
             stack.callback(os.close, self._lock)
             self.claims = Claims(_open_lock(blocks / _CLAIMS))
             stack.callback(self.claims.close)
@@ -62,12 +80,25 @@ class CacheFolder:
         self.claims.close()
         os.close(self._lock)
 
+    def is_full(self, error: Exception) -> bool:
+        """Whether it says that the disk has no room for more: no bytes, no inodes, or not for this user."""
+        if isinstance(error, OSError):
+            return error.errno in _FULL
+        if not may_be_full(error):
+            return False
+        try:
+            self.files.probe()
+        except OSError as found:
+            return found.errno in _FULL
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
     @contextmanager
-    def locked(self, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def locked(self, give_up: Callable[[], bool]) -> Iterator[None]:
         """Alone among all processes that write here: what is on disk and what the index counts is the same outside.
 
         Waits for the others, who hold it for a batch at a time, until ``give_up`` says so. A killed one holds nothing.
-        Raises OSError, also where somebody has put another index in the place of the one that is open.
+        Raises LockHeldError then, and OSError also where somebody has put another index in the place of the one that
+        is open.
         """
         with self._flocked(give_up):
             if self._index_path.stat().st_ino != self.writing.inode:
@@ -82,8 +113,8 @@ class CacheFolder:
                 break
             except BlockingIOError:
                 if give_up():
-                    raise
-                time.sleep(_LOCK_PAUSE_SECONDS)
+                    raise LockHeldError(errno.EWOULDBLOCK, f"{holder_of(self._lock_path)} keeps its lock") from None
+                time.sleep(LOCK_PAUSE_SECONDS)
         try:
             yield
         finally:
@@ -97,7 +128,7 @@ class CacheFolder:
             except sqlite3.Error as error:
                 if not is_damage(error) or not may_reset:
                     raise
-        with self._flocked(lambda: False):
+        with self._flocked(patience(LOCK_SECONDS)):
             try:
                 # Perhaps somebody else has made it anew meanwhile, and uses it.
                 if damaged_inode is None or path.stat().st_ino != damaged_inode:
@@ -108,8 +139,7 @@ class CacheFolder:
                 if not is_damage(error):
                     raise
                 log.warning("the cache's index %s cannot be used (%s): the cache starts empty", path, error)
-            for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            remove_database(path)
             return BlockIndex(path, patient=True)
 
 

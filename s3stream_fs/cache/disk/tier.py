@@ -20,12 +20,12 @@ from typing import Final
 import trio
 from cachetools import LRUCache
 
+from s3stream_fs.cache.database import is_damage
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
 from s3stream_fs.cache.disk.files import DataFile, file_name
 from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import is_damage
 from s3stream_fs.cache.disk.policy import file_range
 from s3stream_fs.cache.disk.readers import ReadThreads
 from s3stream_fs.cache.disk.record import Record
@@ -75,11 +75,12 @@ class Claim(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``shared``: another process uses the folder, too. ``hits`` counts reads; ``dropped_writes`` counts writes for
-    which there was no room, or which the policy refused.
+    """``takes_nothing``: why nothing new is cached; nothing where it is. ``shared``: another process uses the folder,
+    too. ``hits`` counts reads; ``dropped_writes`` those for which there was no room, or which the policy refused.
     ``nbytes_used`` are those on disk, the index among them. ``orphans_removed``: files that a kill had left behind."""
 
     enabled: bool
+    takes_nothing: str
     shared: bool
     limit_nbytes: int
     nbytes_used: int
@@ -296,6 +297,7 @@ class DiskTier:
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
             enabled=self.enabled,
+            takes_nothing=self._writer.takes_nothing,
             shared=self._folder.claims.others,
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
