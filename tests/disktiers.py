@@ -69,6 +69,12 @@ def put(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None
     return tier.put_nowait(object_id, byte_range, [data[at : at + step] for at in range(0, len(data), step)])
 
 
+async def missing(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange) -> tuple[ByteRange, ...]:
+    """What is not on disk, whatever is known of it in memory."""
+    await tier.learn(object_id, byte_range)
+    return tier.missing_nowait(object_id, byte_range)
+
+
 async def check(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None) -> bool:
     """Whether it is there; whatever is there must be right."""
     byte_range = byte_range or object_id.whole

@@ -155,8 +155,19 @@ class Fetcher:
 
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
+        self._want(object_id, wanted, part_nbytes)
+        self._start_what_may()
+
+    def _want(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         for byte_range in wanted:
-            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+            if self._disk.known_nowait(object_id, byte_range):
+                self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+            else:
+                self._nursery.start_soon(self._learn_and_want, object_id, byte_range, part_nbytes)
+
+    async def _learn_and_want(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
+        await self._disk.learn(object_id, wanted)
+        self._request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
         self._start_what_may()
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
@@ -183,9 +194,16 @@ class Fetcher:
         """
         pieces: list[memoryview] = []
         position = wanted.start
+        if not self._disk.known_nowait(object_id, needed):
+            view = await self._disk.read(object_id, wanted)  # in the same turn of a thread as the look-up
+            if view is not None:
+                self._disk_hits += 1
+                self._want(object_id, ahead, part_nbytes)
+                self._start_what_may()
+                return view
+            await self._disk.learn(object_id, needed)
         self._request(object_id, needed, part_nbytes, Priority.DEMAND)
-        for byte_range in ahead:
-            self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+        self._want(object_id, ahead, part_nbytes)
         self._start_what_may()
         try:
             while position < wanted.stop:
@@ -209,6 +227,7 @@ class Fetcher:
 
         Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
         """
+        await self._disk.learn(object_id, wanted)
         held = {
             self._memory.find(object_id, index * BLOCK_BYTES)
             for absent in self._disk.missing_nowait(object_id, wanted)
@@ -367,7 +386,7 @@ class Fetcher:
         self._congestion.in_flight += 1
         self._ahead_in_flight += ahead
         self._warm_in_flight += flight.priority is Priority.WARM
-        if self._disk.claim_nowait(flight.part.object_id, flight.part.byte_range) is Claim.MINE:
+        if not self._disk.shared:
             self._send(flight)
         else:
             self._nursery.start_soon(self._leave_to_others, flight, flight.attempt())

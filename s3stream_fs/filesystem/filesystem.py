@@ -232,11 +232,19 @@ class FileSystem:
         inode = self._inodes.get(number)
         return [*s3_attributes(inode), *([CACHED] if isinstance(inode, FileInode) else [])]
 
-    def xattr(self, number: int, name: bytes) -> bytes | None:
+    async def xattr(self, number: int, name: bytes) -> bytes | None:
         """The value of an extended attribute; None where there is none of that name."""
         inode = self._inodes.get(number)
         if name == CACHED and isinstance(inode, FileInode):
-            return b"%d" % self._disk.cached_nbytes(inode.info.id)
+            with self._deadline("getxattr", inode.info.id.key):
+                return b"%d" % await self._disk.cached_nbytes(inode.info.id)
+        return self.xattr_nowait(number, name)
+
+    def xattr_nowait(self, number: int, name: bytes) -> bytes | None:
+        """What ``xattr`` gives. Raises trio.WouldBlock where the disk has to be asked for it."""
+        inode = self._inodes.get(number)
+        if name == CACHED and isinstance(inode, FileInode):
+            raise trio.WouldBlock
         return s3_attributes(inode).get(name)
 
     def statistics(self) -> FileSystemStatistics:

@@ -212,7 +212,7 @@ def test_what_the_disk_had_no_time_for_is_saved_later(tmp_path: Path) -> None:
         while rig.memory.statistics().parts_unsaved:
             await trio.lowlevel.checkpoint()
         await rig.disk.flush()
-        assert [rig.disk.cached_nbytes(object_id) for object_id in ids] == [700_000, 700_000]
+        assert [await rig.disk.cached_nbytes(object_id) for object_id in ids] == [700_000, 700_000]
         assert rig.memory.statistics().parts_evicted_unsaved == 0
 
     run(tmp_path, case, disk=64 * MIB, queue=MIB)
@@ -232,7 +232,7 @@ def test_what_is_larger_than_the_disks_queue_is_saved_too(tmp_path: Path) -> Non
         object_id = rig.store.put("key", DATA[:MIB])
         assert len(await rig.reader.read(object_id, 0, MIB)) == MIB
         await rig.disk.flush()
-        assert rig.disk.cached_nbytes(object_id) == MIB
+        assert await rig.disk.cached_nbytes(object_id) == MIB
 
     run(tmp_path, case, disk=64 * MIB, queue=1)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from s3stream_fs.cache.database import is_damage, may_be_full, remove_database
 from s3stream_fs.cache.disk.claims import Claims
-from s3stream_fs.cache.disk.files import DataFiles, make_private_folder
+from s3stream_fs.cache.disk.files import DataFiles, Descriptors, make_private_folder
 from s3stream_fs.cache.disk.holder import holder_of
 from s3stream_fs.cache.disk.index import BlockIndex
 
@@ -48,9 +48,16 @@ def patience(seconds: float) -> Callable[[], bool]:
 
 
 class CacheFolder:
-    """``index`` is for trio's thread and never waits; ``writing`` and ``files`` are for the writer's."""
+    """``writing`` is the writer's thread's; ``index``, and what ``open_index`` gives, wait for no others."""
 
-    def __init__(self, directory: Path, *, damaged_inode: int | None = None, may_reset: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        descriptors: Descriptors | None = None,
+        *,
+        damaged_inode: int | None = None,
+        may_reset: bool = True,
+    ) -> None:
         """Opens at once, however much is in it. Raises OSError, sqlite3.Error or UsageError.
 
         A damaged index, or one of another format, is removed if it ``may_reset``: the cache starts empty, and its files
@@ -61,7 +68,7 @@ class CacheFolder:
         make_private_folder(blocks)
         self._index_path = blocks / INDEX
         with ExitStack() as stack:
-            self.files = DataFiles(blocks)
+            self.files = DataFiles(blocks, descriptors or Descriptors())
             stack.callback(self.files.close)
             self._lock_path = blocks / _LOCK
             self._lock = _open_lock(self._lock_path)
@@ -70,8 +77,12 @@ class CacheFolder:
             stack.callback(self.claims.close)
             self.writing = self._open_index(damaged_inode, may_reset)
             stack.callback(self.writing.close)
-            self.index = BlockIndex(self._index_path, patient=False)
+            self.index = self.open_index()
             stack.pop_all()
+
+    def open_index(self) -> BlockIndex:
+        """Another connection like ``index``."""
+        return BlockIndex(self._index_path, patient=False)
 
     def close(self) -> None:
         self.index.close()

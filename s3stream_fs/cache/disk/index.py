@@ -7,7 +7,7 @@ Several processes may have it open (write-ahead log); one connection belongs to 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +139,27 @@ class BlockIndex:
         if row is None or row[:3] != (_blob(object_id.key), _blob(object_id.etag), object_id.size):
             return None
         return _bytes(row[3])
+
+    def find_all(self, names: Sequence[str], object_id: ObjectId) -> list[bytes]:
+        """As ``find``, for those of the files that are there."""
+        rows = self._db.execute(
+            "SELECT checksums FROM file WHERE key = ? AND etag = ? AND size = ?"
+            f" AND name IN ({','.join('?' * len(names))})",
+            (_blob(object_id.key), _blob(object_id.etag), object_id.size, *map(bytes.fromhex, names)),
+        )
+        return [_bytes(packed) for (packed,) in rows]
+
+    def keys(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
+        """Of at most ``limit`` names of files beyond ``after``, in order: the last one, and the first 8 bytes of each.
+
+        They are put together by SQLite, which lets other threads of Python run meanwhile: 0.2 s for a million.
+        """
+        last, packed = self._db.execute(
+            "SELECT max(name), group_concat(hex(substr(name, 1, 8)), '') FROM"
+            " (SELECT name FROM file WHERE name > ? AND length(name) = 16 ORDER BY name LIMIT ?)",
+            (after, limit),
+        ).fetchone()
+        return (after, b"") if last is None else (_bytes(last), bytes.fromhex(packed))
 
     def nbytes(self) -> int:
         """The room on disk of all files and of the index, for every process that shares the folder."""

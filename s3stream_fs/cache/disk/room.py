@@ -38,6 +38,8 @@ class Room:
         self._now_ms = now_ms
         self._write_last_uses = write_last_uses
         self._on_evicted = on_evicted
+        self._rows_left: list[Victim] = []
+        """Of files that went when there was no room to write so."""
         self.short_of = ""
         """What there was too little of when ``make`` gave less than was wanted."""
 
@@ -58,8 +60,7 @@ class Room:
                 index.fold()  # the index's log counts, and no file shall go for it
                 continue
             short = Amount(wanted.nbytes - room.nbytes, wanted.nfiles - room.nfiles)
-            self._write_last_uses()
-            evicted = self._evict(eviction.victims(index, short, spare, self._now_ms()))
+            evicted = self._evict(short, spare, eviction)
             if not evicted:
                 self.short_of = _named(room, wanted, left_nbytes <= free_nbytes)
                 return Amount(max(min(room.nbytes, wanted.nbytes), 0), max(min(room.nfiles, wanted.nfiles), 0))
@@ -78,31 +79,33 @@ class Room:
 
     def force(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Evict that much though there seems to be room: the disk has refused it. False where nothing may go."""
-        self._write_last_uses()
-        return bool(self._evict(eviction.victims(self._folder.writing, wanted, spare, self._now_ms())))
+        return bool(self._evict(wanted, spare, eviction))
 
-    def _evict(self, victims: list[Victim]) -> list[Victim]:
-        """Those of the files that were still there; they are gone now."""
-        if not victims:
-            return []
+    def _evict(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> list[Victim]:
+        """Files that are gone now, as far as there were any that may go."""
         index, files = self._folder.writing, self._folder.files
+        self._write_last_uses()
         try:
-            with index.transaction():
-                removed = index.remove(victims)
-        except sqlite3.OperationalError as error:
+            if self._rows_left:
+                with index.transaction():
+                    index.remove(self._rows_left)
+                self._rows_left = []
+            victims = eviction.victims(index, wanted, spare, self._now_ms())
+            if victims:
+                with index.transaction():
+                    victims = index.remove(victims)
+        except sqlite3.Error as error:
             if not self._folder.is_full(error):
                 raise
-            # Not even the log has room. A row without its file costs whoever asks for it a look, and nothing else.
-            for victim in victims:
-                files.remove(victim.name)
+            # Not even the index's log has room. A file that goes before its row costs whoever asks for it a look.
+            spare = {*spare, *(victim.name for victim in self._rows_left)}
+            victims = eviction.victims(index, wanted, spare, self._now_ms())
+            self._rows_left += victims
+        for victim in victims:
+            files.remove(victim.name)
+        if victims:
             self._on_evicted(victims)
-            with index.transaction():
-                removed = index.remove(victims)
-        else:
-            for victim in removed:
-                files.remove(victim.name)
-            self._on_evicted(removed)
-        return removed
+        return victims
 
     def _free(self) -> tuple[int, int]:
         """What the disk has beyond the reserve, and what the index needs."""

@@ -29,6 +29,7 @@ from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
 from s3stream_fs.cache.disk.record import Record
+from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.room import Room
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
@@ -117,11 +118,12 @@ def _text(error: Exception) -> str:
 class Writer:
     """Takes writes from trio's thread, never blocks it, and is bounded in what it holds."""
 
-    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder) -> None:
+    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, records: Records) -> None:
         self._config = config
+        self._records = records
         self._space = space
         self.folder = folder
-        """Another one after the disk has failed and come back; the old one is in ``retired`` then."""
+        """Another one after the disk has failed and come back; trio's thread sees to it that the old one is closed."""
         self._space_number = 0
         self._direct = DirectWriter()
         self._clock = Clock()
@@ -145,20 +147,8 @@ class Writer:
         self._tend_at = 0.0
         self._damaged_inode: int | None = None
         """The index has to be made anew, if it still is this one."""
-        self.dirty: dict[str, Record] = {}
-        """Records by name with blocks that are not committed yet, so that nobody loads an older state of them."""
-        self.touched: dict[str, int] = {}
-        """Last uses by file name, to be written down."""
-        self.live: dict[str, Record] = {}
-        """The records that trio's thread has at hand, by name."""
-        self.lost: deque[str] = deque()
-        """Names of files that are not there though the index says so."""
-        self.evicted: dict[str, None] = {}
-        """Names of files that were evicted, for trio's thread to forget their records, and thereby to close them."""
-        self.retired: deque[CacheFolder] = deque()
-        """Folders that were opened anew, for trio's thread to close."""
         self.wake_reader: Callable[[], None] = lambda: None
-        """Has trio's thread look at what was evicted or retired."""
+        """Has trio's thread look at what was evicted, and whether the folder was opened anew."""
         self.broken = False
         """The disk or the index cannot be used at present."""
         self._off = ""
@@ -189,7 +179,7 @@ class Writer:
                 return False
             self._queued_nbytes += write.cost_nbytes
             self._queue.append(write)
-            self.dirty[record.name] = record
+            self._records.queued(record)
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
         return True
@@ -271,7 +261,8 @@ class Writer:
                 waiting = {write.record.name for write in self._queue}
                 for write in batch:
                     if write.record.name not in waiting:
-                        self.dirty.pop(write.record.name, None)
+                        self._records.saved(write.record.name)
+            self.folder.files.descriptors.close_ended()
             if stopping:
                 break
         with self._wake:
@@ -338,7 +329,8 @@ class Writer:
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
-        folder, old = CacheFolder(self._config.directory, damaged_inode=self._damaged_inode), self.folder
+        descriptors, old = self.folder.files.descriptors, self.folder
+        folder = CacheFolder(self._config.directory, descriptors, damaged_inode=self._damaged_inode)
         self._damaged_inode = None
         self.folder, self._room = folder, self._room_of(folder)
         try:
@@ -347,7 +339,6 @@ class Writer:
             self.folder, self._room = old, self._room_of(old)
             folder.close()
             raise
-        self.retired.append(old)
         self.broken, self._off = False, ""
         self.wake_reader()
         log.warning("the disk cache is back")
@@ -356,7 +347,7 @@ class Writer:
         with self._locked():
             with self._wake:
                 # Also what is queued behind this batch: its records hold the files open.
-                spare = set(self.dirty)
+                spare = self._records.unsaved_names()
             new = {write.record.name for write in batch if write.wanted.nfiles}
             wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
             room = self._room.make(wanted, spare, self._eviction)
@@ -381,6 +372,7 @@ class Writer:
                     raise
             self.nbytes_used = self.folder.writing.nbytes()
         self.dropped += len(batch) - len(done)
+        self._records.committed(one.write.record.name for one in done)
         for one in done:
             one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
@@ -406,6 +398,7 @@ class Writer:
                 break
             nfiles *= 2
             time.sleep(pause)
+            self.folder.files.descriptors.close_ended()
         try:
             return step()
         except (OSError, sqlite3.Error):
@@ -443,17 +436,17 @@ class Writer:
 
     def _evicted(self, victims: list[Victim]) -> None:
         for victim in victims:
-            self.evicted[victim.name] = None
+            self._records.evict(victim.name)
         self.files_evicted += len(victims)
         self.wake_reader()
 
     def _write_last_uses(self) -> None:
-        if not self.touched:
+        uses = self._records.take_uses()
+        if not uses:
             return
-        touched, self.touched = self.touched, {}
         try:
             with self.folder.writing.transaction():
-                self.folder.writing.touch((used_ms, name) for name, used_ms in touched.items())
+                self.folder.writing.touch((used_ms, name) for name, used_ms in uses.items())
         except sqlite3.Error as error:
             if not self.folder.is_full(error):
                 raise
@@ -461,20 +454,20 @@ class Writer:
 
     def _tend(self) -> None:
         """Twice a second: keep the reserve free, and tidy up a little."""
-        for record in list(self.live.values()):
-            if record.file is not None and not record.file.on_disk()[1]:
-                self.evicted[record.name] = None  # by another process: its bytes take room until it is closed
-        if self.evicted:
+        removed = [one.name for one in self._records.open_ones() if one.file is not None and not one.file.on_disk()[1]]
+        for name in removed:  # by another process: its bytes take room until it is closed
+            self._records.evict(name)
+        if removed:
             self.wake_reader()
         self.folder.claims.look()
         with self._locked():
-            self._room.make(Amount(0, 0), set(self.dirty), _ALWAYS)
+            self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
                 self._intake.resume()
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
-            lost = {self.lost.popleft() for _ in range(len(self.lost))}
+            lost = self._records.take_lost()
             if lost:
                 with self.folder.writing.transaction():
                     # Not those that somebody has evicted and written again meanwhile.
@@ -484,7 +477,7 @@ class Writer:
 
     def _takes_again(self) -> bool:
         """Whether there is room for what may come, though there was none."""
-        if not self._room.has(_LITTLE, self.dirty, self._eviction):
+        if not self._room.has(_LITTLE, self._records.unsaved_names(), self._eviction):
             return False
         try:
             self.folder.files.probe()

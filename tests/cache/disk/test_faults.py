@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from disks import break_ext4, ext4_at
-from disktiers import MIB, back, check, data_file, flip, named, on_disk, put, run, until
+from disktiers import MIB, back, check, data_file, flip, missing, named, on_disk, put, run, until
 from s3stream_fs.cache.disk.policy import Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange
@@ -92,7 +92,7 @@ def test_errors_of_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     async def look(tier: DiskTier) -> None:
         assert not await check(tier, victim)
         assert await check(tier, other)
-        assert tier.missing_nowait(victim, victim.whole) == (victim.whole,)
+        assert await missing(tier, victim, victim.whole) == (victim.whole,)
         put(tier, victim)  # fails as well
         await tier.flush()
         assert not tier.statistics().enabled
@@ -171,6 +171,7 @@ def test_index_damaged_while_in_use(tmp_path: Path, caplog: pytest.LogCaptureFix
         while tier.statistics().enabled:
             put(tier, named(str(os.urandom(4))))
             await tier.flush()
+            await tier.learn(named("0"), named("0").whole, again=True)
             await trio.sleep(0.01)
         await back(tier)
         put(tier, named("new"))
@@ -241,7 +242,7 @@ def test_blocks_may_be_checked_each_time(tmp_path: Path) -> None:
         assert await check(tier, object_id, ByteRange(5, MIB))
         assert not await check(tier, object_id)
         assert tier.statistics().bad_blocks == 1
-        assert tier.cached_nbytes(object_id) == 3 * MIB - 256 * 1024
+        assert await tier.cached_nbytes(object_id) == 3 * MIB - 256 * 1024
 
     run(tmp_path, case, verify_always=True)
 
