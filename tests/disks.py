@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -44,3 +44,13 @@ def btrfs_at(folder: Path, nbytes: int = 256 * 1024 * 1024) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill_up(path: Path) -> None:
+    """A file that takes all the room there is, to the last block."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        for nbytes in (1024 * 1024, 4096):
+            with suppress(OSError):
+                while file.write(bytes(nbytes)):
+                    pass
+            file.flush()

@@ -13,11 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.database import is_damage, may_be_full, remove_database
+from s3stream_fs.cache.database import is_busy, is_damage, may_be_full, remove_database
 from s3stream_fs.cache.disk.claims import Claims
 from s3stream_fs.cache.disk.files import DataFiles, Descriptors, make_private_folder
 from s3stream_fs.cache.disk.holder import holder_of
-from s3stream_fs.cache.disk.index import BlockIndex
+from s3stream_fs.cache.disk.index import BlockIndex, oldest_of
+from s3stream_fs.cache.disk.policy import Amount
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,15 @@ LOCK_SECONDS: Final = 5.0
 LOCK_PAUSE_SECONDS: Final = 0.005
 """How often it is tried to be had. A batch takes some ten times that."""
 
+_TO_OPEN_NBYTES: Final = 4 * 1024 * 1024
+"""What has to go for an index that has no room to be opened: its log, and what others take meanwhile. A guess."""
+
+_TO_OPEN_NFILES: Final = 4
+"""The same of inodes."""
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_FAULTS: Final = _FULL | {errno.EIO, errno.EUCLEAN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EWOULDBLOCK}
 
 
 class LockHeldError(OSError):
@@ -68,16 +77,24 @@ class CacheFolder:
         make_private_folder(blocks)
         self._index_path = blocks / INDEX
         with ExitStack() as stack:
-            self.files = DataFiles(blocks, descriptors or Descriptors())
+            self.files = DataFiles(blocks, Descriptors() if descriptors is None else descriptors)
             stack.callback(self.files.close)
             self._lock_path = blocks / _LOCK
             self._lock = _open_lock(self._lock_path)
             stack.callback(os.close, self._lock)
             self.claims = Claims(_open_lock(blocks / _CLAIMS))
             stack.callback(self.claims.close)
-            self.writing = self._open_index(damaged_inode, may_reset)
-            stack.callback(self.writing.close)
-            self.index = self.open_index()
+            try:
+                self._open_indexes(damaged_inode, may_reset)
+            except sqlite3.Error as error:
+                if not self.is_full(error):
+                    raise
+                gone = self._evict_unread()
+                self._open_indexes(damaged_inode, may_reset)
+                stack.callback(self.index.close)
+                stack.callback(self.writing.close)
+                with self._flocked(patience(LOCK_SECONDS)), self.writing.transaction():
+                    self.writing.forget(gone)
             stack.pop_all()
 
     def open_index(self) -> BlockIndex:
@@ -131,6 +148,28 @@ class CacheFolder:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
+    def _open_indexes(self, damaged_inode: int | None, may_reset: bool) -> None:
+        self.writing = self._open_index(damaged_inode, may_reset)
+        try:
+            self.index = self.open_index()
+        except BaseException:
+            self.writing.close()
+            raise
+
+    def _evict_unread(self) -> list[str]:
+        """Have files go before the index is open: to be opened it needs room for its log. Returns their names."""
+        gone = []
+        with self._flocked(patience(LOCK_SECONDS)):
+            left = Amount(_TO_OPEN_NBYTES, _TO_OPEN_NFILES)
+            for victim in oldest_of(self._index_path):
+                if self.files.exists(victim.name):
+                    self.files.remove(victim.name)
+                    gone.append(victim.name)
+                    left = Amount(left.nbytes - victim.nbytes, left.nfiles - 1)
+                    if left.nbytes <= 0 and left.nfiles <= 0:
+                        break
+        return gone
+
     def _open_index(self, damaged_inode: int | None, may_reset: bool) -> BlockIndex:
         path = self._index_path
         if damaged_inode is None:
@@ -152,6 +191,13 @@ class CacheFolder:
                 log.warning("the cache's index %s cannot be used (%s): the cache starts empty", path, error)
             remove_database(path)
             return BlockIndex(path, patient=True)
+
+
+def is_fault(error: OSError | sqlite3.Error) -> bool:
+    """Whether a folder could not be opened for a reason that may pass, and is no mistake of the user's."""
+    if isinstance(error, OSError):
+        return error.errno in _FAULTS
+    return is_busy(error) or may_be_full(error)
 
 
 def _open_lock(path: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -397,6 +397,16 @@ class BlockIndex:
 
     def _own_nbytes(self) -> int:
         return database_nbytes(self._path) + database_nbytes(self._path.with_name(NAMES))
+
+
+def oldest_of(path: Path) -> Iterator[Victim]:
+    """The files of an index that cannot be opened, the least recently used first, as far as it can be read without its
+    log. Writes nothing. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as db:
+        for row, name, nbytes in db.execute(
+            "SELECT id, name, nbytes FROM file WHERE used < ? ORDER BY used", (PINNED,)
+        ):
+            yield Victim(row, _bytes(name).hex(), _integer(nbytes))
 
 
 def _bytes(value: object) -> bytes:

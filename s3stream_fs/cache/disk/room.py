@@ -22,17 +22,18 @@ _INDEX_NFILES: Final = 16
 
 
 class Room:
-    """Of one folder. Raises OSError and sqlite3.Error wherever the disk and SQLite do."""
+    """Raises OSError and sqlite3.Error wherever the disk and SQLite do."""
 
     def __init__(
         self,
         config: DiskTierConfig,
-        folder: CacheFolder,
+        folder: Callable[[], CacheFolder],
         now_ms: Callable[[], int],
         write_last_uses: Callable[[], None],
         on_evicted: Callable[[list[Victim]], None],
     ) -> None:
-        """``write_last_uses`` before it is chosen what goes; ``on_evicted`` is told what went."""
+        """``folder`` gives the one that is open. ``write_last_uses`` before it is chosen what goes; ``on_evicted`` is
+        told what went."""
         self._config = config
         self._folder = folder
         self._now_ms = now_ms
@@ -45,7 +46,7 @@ class Room:
 
     def make(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> Amount:
         """Evict until ``wanted`` fits, but none of ``spare``, which is in use. Returns how much may be written."""
-        index = self._folder.writing
+        index = self._folder().writing
         # Asked once: a file that somebody still has open takes its room until that is closed, and to evict more would
         # not help.
         free_nbytes, free_nfiles = self._free()
@@ -71,11 +72,11 @@ class Room:
     def has(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Whether ``make`` would have so much to give. Evicts nothing."""
         nbytes, nfiles = self._free()
-        nbytes = min(nbytes, self._config.limit_nbytes - self._folder.writing.nbytes())
+        nbytes = min(nbytes, self._config.limit_nbytes - self._folder().writing.nbytes())
         short = Amount(wanted.nbytes - nbytes, wanted.nfiles - nfiles)
         if short.nbytes <= 0 and short.nfiles <= 0:
             return True
-        return bool(eviction.victims(self._folder.writing, short, spare, self._now_ms()))
+        return bool(eviction.victims(self._folder().writing, short, spare, self._now_ms()))
 
     def force(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Evict that much though there seems to be room: the disk has refused it. False where nothing may go."""
@@ -83,7 +84,7 @@ class Room:
 
     def _evict(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> list[Victim]:
         """Files that are gone now, as far as there were any that may go."""
-        index, files = self._folder.writing, self._folder.files
+        index, files = self._folder().writing, self._folder().files
         self._write_last_uses()
         try:
             if self._rows_left:
@@ -95,7 +96,7 @@ class Room:
                 with index.transaction():
                     victims = index.remove(victims)
         except sqlite3.Error as error:
-            if not self._folder.is_full(error):
+            if not self._folder().is_full(error):
                 raise
             # Not even the index's log has room. A file that goes before its row costs whoever asks for it a look.
             spare = {*spare, *(victim.name for victim in self._rows_left)}
@@ -109,7 +110,7 @@ class Room:
 
     def _free(self) -> tuple[int, int]:
         """What the disk has beyond the reserve, and what the index needs."""
-        free, whole = self._folder.files.free()
+        free, whole = self._folder().files.free()
         reserve = self._config.reserve
         nfiles = free.nfiles - reserve.of_files(whole.nfiles) - _INDEX_NFILES if whole.nfiles else _UNCOUNTED
         return free.nbytes - reserve.of(whole.nbytes) - _INDEX_NBYTES, nfiles

@@ -23,7 +23,7 @@ from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
-from s3stream_fs.cache.disk.files import DataFile
+from s3stream_fs.cache.disk.files import DataFile, Descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
 from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
@@ -118,12 +118,16 @@ def _text(error: Exception) -> str:
 class Writer:
     """Takes writes from trio's thread, never blocks it, and is bounded in what it holds."""
 
-    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, records: Records) -> None:
+    def __init__(
+        self, config: DiskTierConfig, space: str, folder: CacheFolder | None, descriptors: Descriptors, records: Records
+    ) -> None:
         self._config = config
         self._records = records
+        self._descriptors = descriptors
         self._space = space
         self.folder = folder
-        """Another one after the disk has failed and come back; trio's thread sees to it that the old one is closed."""
+        """None until it could be opened. Another one after the disk has failed and come back; trio's thread sees to it
+        that the old one is closed."""
         self._space_number = 0
         self._direct = DirectWriter()
         self._clock = Clock()
@@ -153,14 +157,14 @@ class Writer:
         """The disk or the index cannot be used at present."""
         self._off = ""
         """Why."""
-        self.nbytes_used = folder.writing.nbytes()
+        self.nbytes_used = 0
         self.blocks_written = 0
         self.nbytes_written = 0
         self.files_evicted = 0
         self.dropped = 0
         self.orphans = 0
         self.errors = 0
-        self._room = self._room_of(folder)
+        self._room = Room(config, lambda: self._there, self.now_ms, self._write_last_uses, self._evicted)
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
     def start(self) -> None:
@@ -197,13 +201,14 @@ class Writer:
             self.broken = True
             self._off = str(error) or type(error).__name__
             if isinstance(error, sqlite3.Error) and is_damage(error):
-                self._damaged_inode = self.folder.writing.inode
+                self._damaged_inode = self._there.writing.inode
             self._retry_at = time.monotonic() + self._config.retry_seconds
 
     def release(self, record: Record, byte_range: ByteRange) -> None:
         """Other processes need not wait any longer for these blocks. From any thread."""
         try:
-            self.folder.claims.release(record.name, record.inside(byte_range))
+            if self.folder is not None:
+                self.folder.claims.release(record.name, record.inside(byte_range))
         except OSError as error:
             self.fail(error)
 
@@ -230,14 +235,15 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._guarded(self._begin)
+        if not self.broken:
+            self._guarded(self._begin)
         while True:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
                 urgent = self._stopping or (self._flushing and self._queue)
                 if self._queued_nbytes < _GATHER_NBYTES and not urgent:
-                    self._wake.wait(_SHARED_IDLE_SECONDS if self.folder.claims.others else _IDLE_SECONDS)
+                    self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True
                 stopping = self._stopping and not batch
@@ -254,7 +260,7 @@ class Writer:
                 self._tend_at = time.monotonic() + _IDLE_SECONDS
             for write in batch:
                 self.release(write.record, write.byte_range)
-            if batch and self.folder.claims.others:
+            if batch and self._any_others:
                 time.sleep(2 * LOCK_PAUSE_SECONDS)  # in which somebody else gets the lock
             with self._wake:
                 self._queued_nbytes -= sum(write.cost_nbytes for write in batch)
@@ -262,15 +268,22 @@ class Writer:
                 for write in batch:
                     if write.record.name not in waiting:
                         self._records.saved(write.record.name)
-            self.folder.files.descriptors.close_ended()
+            self._descriptors.close_ended()
             if stopping:
                 break
         with self._wake:
             self._busy = False
             self._wake.notify_all()
 
-    def _room_of(self, folder: CacheFolder) -> Room:
-        return Room(self._config, folder, self.now_ms, self._write_last_uses, self._evicted)
+    @property
+    def _there(self) -> CacheFolder:
+        """The folder, which is open: nothing is done with it before."""
+        assert self.folder is not None
+        return self.folder
+
+    @property
+    def _any_others(self) -> bool:
+        return self.folder is not None and self.folder.claims.others
 
     @property
     def takes_nothing(self) -> str:
@@ -279,7 +292,7 @@ class Writer:
 
     def _locked(self) -> AbstractContextManager[None]:
         tired = patience(self._config.lock_seconds)
-        return self.folder.locked(lambda: tired() or time.monotonic() >= self._give_up_at)
+        return self._there.locked(lambda: tired() or time.monotonic() >= self._give_up_at)
 
     def _guarded(self, step: Callable[[], None]) -> bool:
         """One step of the thread's work. False where it failed: what is at fault for longer turns the cache off."""
@@ -291,7 +304,7 @@ class Writer:
         except (OSError, sqlite3.Error, UsageError) as error:
             if isinstance(error, sqlite3.Error) and is_busy(error):
                 self._intake.stop("another process keeps its index locked")
-            elif not isinstance(error, UsageError) and self.folder.is_full(error):
+            elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
                 self.errors += 1
                 self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
             else:
@@ -311,32 +324,33 @@ class Writer:
 
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
-        self._unswept = deque(self.folder.files.shards)
-        self.folder.claims.join()
+        self._unswept = deque(self._there.files.shards)
+        self._there.claims.join()
         with self._locked():
-            while not self.folder.writing.swept and self._unswept:
+            while not self._there.writing.swept and self._unswept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep(self._unswept.popleft())
             self._fitted(self._note_start, _LOG_NBYTES, set())
             self._room.make(Amount(0, 0), (), _ALWAYS)
+            self.nbytes_used = self._there.writing.nbytes()
         self._begun = True
 
     def _note_start(self) -> None:
-        with self.folder.writing.transaction():
-            self._space_number = self.folder.writing.space(self._space)
-            self.folder.writing.start(self._config.limit_nbytes)
-            self.folder.writing.bring_back(self._clock.now_ms())
+        with self._there.writing.transaction():
+            self._space_number = self._there.writing.space(self._space)
+            self._there.writing.start(self._config.limit_nbytes)
+            self._there.writing.bring_back(self._clock.now_ms())
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
-        descriptors, old = self.folder.files.descriptors, self.folder
-        folder = CacheFolder(self._config.directory, descriptors, damaged_inode=self._damaged_inode)
+        old = self.folder
+        folder = CacheFolder(self._config.directory, self._descriptors, damaged_inode=self._damaged_inode)
         self._damaged_inode = None
-        self.folder, self._room = folder, self._room_of(folder)
+        self.folder = folder
         try:
             self._begin()
         except BaseException:
-            self.folder, self._room = old, self._room_of(old)
+            self.folder = old
             folder.close()
             raise
         self.broken, self._off = False, ""
@@ -361,7 +375,7 @@ class Writer:
                 try:
                     done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
                 except OSError as error:
-                    if not self.folder.is_full(error):
+                    if not self._there.is_full(error):
                         raise
                     refusal = f"its disk has no room, whatever goes ({_text(error)})"
             if done:
@@ -370,7 +384,7 @@ class Writer:
                 except sqlite3.Error:
                     self._take_back(done)
                     raise
-            self.nbytes_used = self.folder.writing.nbytes()
+            self.nbytes_used = self._there.writing.nbytes()
         self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
         for one in done:
@@ -392,13 +406,13 @@ class Writer:
             try:
                 return step()
             except (OSError, sqlite3.Error) as error:
-                if time.monotonic() < self._evict_again_at or not self.folder.is_full(error):
+                if time.monotonic() < self._evict_again_at or not self._there.is_full(error):
                     raise
             if not self._room.force(Amount(nbytes, nfiles), spare, self._eviction):
                 break
             nfiles *= 2
             time.sleep(pause)
-            self.folder.files.descriptors.close_ended()
+            self._descriptors.close_ended()
         try:
             return step()
         except (OSError, sqlite3.Error):
@@ -410,7 +424,7 @@ class Writer:
         file, fresh = record.file, False
         if file is None or not file.on_disk()[1]:
             record.reset()  # another process has evicted it
-            file, fresh = self.folder.files.create(record.name)
+            file, fresh = self._there.files.create(record.name)
             record.file = file
         done = _Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
         try:
@@ -421,15 +435,15 @@ class Writer:
         return done
 
     def _commit(self, done: list[_Done]) -> None:
-        with self.folder.writing.transaction():
-            self.folder.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
+        with self._there.writing.transaction():
+            self._there.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
 
     def _take_back(self, done: list[_Done]) -> None:
         """Files that nothing knows of go; what was added to others is counted by a sweep."""
         for one in done:
             record = one.write.record
             if one.fresh:
-                self.folder.files.remove(record.name)
+                self._there.files.remove(record.name)
                 record.reset()
             elif record.name[:2] not in self._unswept:
                 self._unswept.append(record.name[:2])
@@ -445,10 +459,10 @@ class Writer:
         if not uses:
             return
         try:
-            with self.folder.writing.transaction():
-                self.folder.writing.touch((used_ms, name) for name, used_ms in uses.items())
+            with self._there.writing.transaction():
+                self._there.writing.touch((used_ms, name) for name, used_ms in uses.items())
         except sqlite3.Error as error:
-            if not self.folder.is_full(error):
+            if not self._there.is_full(error):
                 raise
             self.errors += 1  # what goes next is chosen without them
 
@@ -459,7 +473,7 @@ class Writer:
             self._records.evict(name)
         if removed:
             self.wake_reader()
-        self.folder.claims.look()
+        self._there.claims.look()
         with self._locked():
             self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
@@ -469,20 +483,20 @@ class Writer:
                 self._sweep(self._unswept.popleft())
             lost = self._records.take_lost()
             if lost:
-                with self.folder.writing.transaction():
+                with self._there.writing.transaction():
                     # Not those that somebody has evicted and written again meanwhile.
-                    self.folder.writing.forget(name for name in lost if not self.folder.files.exists(name))
-            self.folder.writing.shrink()
-            self.nbytes_used = self.folder.writing.nbytes()
+                    self._there.writing.forget(name for name in lost if not self._there.files.exists(name))
+            self._there.writing.shrink()
+            self.nbytes_used = self._there.writing.nbytes()
 
     def _takes_again(self) -> bool:
         """Whether there is room for what may come, though there was none."""
         if not self._room.has(_LITTLE, self._records.unsaved_names(), self._eviction):
             return False
         try:
-            self.folder.files.probe()
+            self._there.files.probe()
         except OSError as error:
-            if not self.folder.is_full(error):
+            if not self._there.is_full(error):
                 raise
             return False
         return True
@@ -492,13 +506,13 @@ class Writer:
 
         Under the lock, so that nobody is in between just now.
         """
-        index = self.folder.writing
+        index = self._there.writing
         unknown = []
         with index.transaction():
-            for name, nbytes in self.folder.files.names(shard):
+            for name, nbytes in self._there.files.names(shard):
                 if not index.resize(name, nbytes):
                     unknown.append(name)
         for name in unknown:
             with suppress(IsADirectoryError):
-                self.folder.files.remove(name)
+                self._there.files.remove(name)
                 self.orphans += 1

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from disks import btrfs_at, ext4_at
-from disktiers import MIB, check, named, put, run, until
+from disks import btrfs_at, ext4_at, fill_up
+from disktiers import MIB, back, check, named, put, run, until
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.policy import Policy, Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
@@ -31,7 +31,7 @@ def tmpfs(folder: Path, options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 HAS_BTRFS = pytest.mark.skipif(shutil.which("mkfs.btrfs") is None, reason="needs mkfs.btrfs")
@@ -235,10 +235,48 @@ def test_an_unmount_does_not_wait_for_who_keeps_the_lock(tmp_path: Path) -> None
         assert time.monotonic() < began + 10
 
 
-def fill_up(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
+def test_a_full_disk_gives_up_files_for_the_index_to_be_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "ext4"
+
+    async def fill_it(tier: DiskTier) -> None:
+        for number in range(10):
+            put(tier, named(str(number), MIB))
+            await tier.flush()
+
+    async def look(tier: DiskTier) -> None:
+        assert tier.statistics().enabled
+        assert await check(tier, named("9", MIB))
+        assert not await check(tier, named("0", MIB))
+        put(tier, named("new", MIB))
+        await tier.flush()
+        assert await check(tier, named("new", MIB))
+
+    with ext4_at(folder):
+        run(folder / "cache", fill_it)
+        fill_up(folder / "other")
+        run(folder / "cache", look)
+    assert "is off" not in caplog.text
+
+
+def test_a_cache_that_could_not_be_opened_is_taken_into_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "ext4"
+
+    async def case(tier: DiskTier) -> None:
+        assert not tier.statistics().enabled
+        assert "No space" in tier.statistics().takes_nothing
+        assert put(tier, named("lost", MIB))
+        assert await tier.flush()
+        assert not await check(tier, named("lost", MIB))
+        (folder / "other").unlink()
+        await back(tier)
+        put(tier, named("new", MIB))
+        await tier.flush()
+        assert await check(tier, named("new", MIB))
+        assert tier.statistics().takes_nothing == ""
+
+    with ext4_at(folder):
+        fill_up(folder / "other")
+        run(folder / "cache", case)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"], caplog.text
