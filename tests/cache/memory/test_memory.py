@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import random
+import sys
+from threading import Thread
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -212,3 +215,26 @@ def test_part_that_was_in_use_goes_after_what_has_rested_longer() -> None:
     assert tier.reserve_nowait(cost(1))
     assert tier.find(OBJECT, BLOCK_BYTES) is None
     assert tier.find(OBJECT, 0) is used
+
+
+def test_a_view_that_a_thread_lets_go_of_changes_no_account_there() -> None:
+    """What copies into the kernel may be the last to hold it, while the main thread changes the same accounts."""
+    tier = MemoryTier(cost(4, 4))
+    views = [tier.read(filled(tier, 0), 0, BLOCK_BYTES)]
+    called: list[str] = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals["__name__"] == MemoryTier.__module__:
+            called.append(frame.f_code.co_name)
+
+    def let_go() -> None:
+        sys.setprofile(profile)
+        views.clear()
+        sys.setprofile(None)
+
+    thread = Thread(target=let_go)
+    thread.start()
+    thread.join()
+    assert called == ["_on_returned"]
+    assert tier.statistics().nbytes_lent == 0
+    assert tier.reserve_nowait(cost(4, 4))
