@@ -11,13 +11,11 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 class Part:
     """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
 
-    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent")
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "object_id", "spent")
 
     def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         self.object_id = object_id
         self.byte_range = byte_range
-        self.loans: set[Loan] = set()
-        """The views of this part that the memory tier has given out and that are still in use."""
         self.spent = False
         """It was read to its end."""
         self.filled_to = byte_range.start
