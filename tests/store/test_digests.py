@@ -167,6 +167,23 @@ def test_etags_that_are_no_digests_are_found_out(plane: str, caplog: pytest.LogC
 
 
 @both_planes
+def test_of_many_at_once_few_are_fetched_again_for_a_store_without_digests(plane: str) -> None:
+    with Fragile(other_etags) as server:
+
+        async def case(store: S3Store) -> None:
+            async def one(key: str) -> None:
+                etag = hashlib.blake2b(f'"{known(key).etag}"'.encode(), digest_size=16).hexdigest()
+                assert await read(store, known(key, etag)) == OBJECTS[key]
+
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(one, f"{plane}/{number}")
+
+        using(server, case)
+        assert server.ngets == 12 + 4
+
+
+@both_planes
 def test_parts_are_not_checked(plane: str) -> None:
     key = f"{plane}/0"
     with Fragile(lambda _, answer: answer) as server:
@@ -255,8 +272,8 @@ def test_only_what_looks_like_the_digest_of_a_whole_object_is_expected() -> None
 
 def test_a_difference_is_damage_where_the_second_body_is_another_one() -> None:
     digests = Digests(checking=True)
-    assert digests.judge(A, A, None) is Verdict.RIGHT
-    assert digests.judge(A, B, None) is Verdict.AGAIN
+    assert digests.judge(A, A) is Verdict.RIGHT
+    assert digests.judge(A, B) is Verdict.AGAIN
     assert digests.judge(A, A, B) is Verdict.RIGHT
     assert digests.judge(A, C, B) is Verdict.DAMAGED
     assert digests.judge(A, B, B) is Verdict.NO_DIGEST
@@ -267,7 +284,7 @@ def test_a_difference_is_damage_where_the_second_body_is_another_one() -> None:
 def test_a_store_is_not_checked_any_more_once_too_many_etags_are_no_digests(nright: int, nodd: int) -> None:
     digests = Digests(checking=True)
     for _ in range(nright):
-        digests.judge(A, A, None)
+        digests.judge(A, A)
     for number in range(nodd):
         assert digests.checking, number
         digests.judge(A, B, B)

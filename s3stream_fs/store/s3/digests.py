@@ -48,7 +48,12 @@ class Digests:
             return None
         return object_id.etag.lower()
 
-    def judge(self, expected: str, found: str, before: str | None) -> Verdict:
+    @property
+    def proven(self) -> bool:
+        """An ETag was seen to be a digest."""
+        return self._right > 0
+
+    def judge(self, expected: str, found: str, before: str | None = None) -> Verdict:
         """What a body is whose MD5 is ``found``; ``before`` was that of another one, which was not right."""
         if found == expected:
             self._right += 1
