@@ -174,7 +174,7 @@ class Listings:
         archived = await self._archive.find(listing.prefix, self._ttl_seconds) if self._archive is not None else None
         if archived is None:
             return False
-        listing.take(archived.pieces)
+        listing.take(archived.pieces, archived.digest)
         listing.fresh_until -= time.time() - archived.listed_ms / 1000
         return True
 

@@ -18,6 +18,10 @@ from s3stream_fs.store.objects import is_size, mtime_of
 from s3stream_fs.store.s3.contents import MOST_CLASS_CHARS, PLACE, Row, cut_run
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
+_MOST_TAGS: Final = 500_000
+"""Those that begin an element, and those that end one: 30 for an object of many fields, so some 16,000 objects. Of
+each, which may have 4 bytes, a parser makes 100 bytes of memory."""
+
 _USUAL_ROOT: Final = "ListBucketResult"
 _OF_OTHER_ANSWERS: Final = frozenset(
     ("Code", "Buckets", "Version", "DeleteMarker", "KeyMarker", "Upload", "UploadIdMarker", "Part", "PartNumberMarker")
@@ -136,6 +140,8 @@ def _by_elements(body: bytes | str, run: list[Row] | None = None) -> Written:
 
     Raises _Elsewhere where that is no child of the root.
     """
+    if (body.count("<") if isinstance(body, str) else body.count(b"<")) > _MOST_TAGS:
+        raise StoreError("the store's listing has more elements than any listing")
     try:
         root = fromstring(body)
     except (ParseError, LookupError, ValueError) as error:  # the latter two: encodings that Python does not have
