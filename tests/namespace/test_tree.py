@@ -640,3 +640,26 @@ def test_where_names_are_frozen_it_is_said_once(caplog: pytest.LogCaptureFixture
 
     run(case, ttl=math.inf)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_others_get_their_turn_while_a_page_of_deep_keys_is_taken_note_of() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(90):
+            store.put(f"d/{number:02}/{'a/' * 490}x")
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await tree.lookup("", b"d")
+            nursery.cancel_scope.cancel()
+        kept = tree.statistics().listings.kept
+        assert 1000 < kept <= 2001
+        assert turns >= kept // 100
+
+    run(case)
