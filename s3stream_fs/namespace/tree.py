@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 _ANSWERS_NBYTES: Final = 64 * 1024**2
 """Of single answers that are kept, present or absent: some 60,000."""
 
+_MOST_TOLD_CHARS: Final = 1024
+"""Of a key, in the log: as many as Amazon S3 takes. Where a store lists longer ones, a line may have megabytes."""
+
 _AT_ONCE: Final = 50
 """Names or directories told of by one page that are taken note of before others get their turn: some 3 ms."""
 
@@ -466,6 +469,7 @@ class Tree:
         if (prefix, reason) not in self._reported:
             self._reported[prefix, reason] = None
             self._hidden_keys += count
+            example = example[:_MOST_TOLD_CHARS]
             log.warning("%d keys under %r are hidden, such as %r: %s", count, prefix, example, reason.value)
 
 

@@ -663,3 +663,14 @@ def test_others_get_their_turn_while_a_page_of_deep_keys_is_taken_note_of() -> N
         assert turns >= kept // 100
 
     run(case)
+
+
+def test_a_key_without_an_end_is_not_told_whole(caplog: pytest.LogCaptureFixture) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("d/" + "x" * 1_000_000)
+        await tree.open_listing("d/").wait_complete()
+
+    run(case)
+    (line,) = caplog.messages
+    assert "1 keys under 'd/' are hidden" in line
+    assert len(line) < 2000

@@ -97,7 +97,7 @@ def checked_page(
 
 
 def untrue(name: str, prefix: str) -> StoreError:
-    return StoreError(f"the store lists {name!r} under {prefix!r}; it cannot be trusted")
+    return StoreError(f"the store lists {name[:1024]!r} under {prefix!r}; it cannot be trusted")
 
 
 class _Times(dict[str, int]):
