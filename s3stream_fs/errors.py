@@ -18,6 +18,7 @@
         └── Transient           asking again may help; the retry policy decides, nobody else
             ├── Throttled       503 SlowDown, 429
             └── StoreUnavailable  5xx, network trouble, short body, time-out; also what is raised once retries are spent
+                └── TooSlow     it did not come by the reader's own deadline
 
 Foreign errors are turned into these at the border (``store/``), by a table. Only ``errno_of`` turns them into errno.
 """
@@ -109,6 +110,10 @@ class Throttled(Transient):
 
 class StoreUnavailable(Transient):
     """The store, or the way to it, is out of order."""
+
+
+class TooSlow(StoreUnavailable):
+    """Bytes did not come by the deadline of who waited for them. ``str()`` says how far they were, and why."""
 
 
 _ERRNO: Final[tuple[tuple[type[S3StreamError], int], ...]] = (

@@ -8,6 +8,7 @@ Raises errors.S3StreamError and nothing else; a binding turns that into an errno
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +18,15 @@ import trio
 
 from s3stream_fs.cache.disk.files import DataFile
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreError, StoreUnavailable
+from s3stream_fs.errors import (
+    Archived,
+    NameTooLong,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+    TooSlow,
+)
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.failures import Failures
 from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
@@ -224,9 +233,10 @@ class FileSystem:
         again shall find the new one.
         """
         object_id = self._readable(number).info.id
-        with self._deadline("read", object_id.key, number, offset, offset + size):
+        # The reader ends its wait itself, at the same time: it knows what it waited for.
+        with self._deadline("read", object_id.key, number, offset, offset + size, itself=True) as deadline:
             try:
-                return await self._reader.fetch(object_id, offset, size)
+                return await self._reader.fetch(object_id, offset, size, deadline)
             except (ObjectChanged, NotFound):
                 with trio.move_on_after(_TOLD_SECONDS):
                     await self._tree.changes.wait_told()
@@ -237,11 +247,19 @@ class FileSystem:
         inode = self._inodes.get(number)
         return [*s3_attributes(inode), *([CACHED] if isinstance(inode, FileInode) else [])]
 
-    def xattr(self, number: int, name: bytes) -> bytes | None:
+    async def xattr(self, number: int, name: bytes) -> bytes | None:
         """The value of an extended attribute; None where there is none of that name."""
         inode = self._inodes.get(number)
         if name == CACHED and isinstance(inode, FileInode):
-            return b"%d" % self._disk.cached_nbytes(inode.info.id)
+            with self._deadline("getxattr", inode.info.id.key):
+                return b"%d" % await self._disk.cached_nbytes(inode.info.id)
+        return self.xattr_nowait(number, name)
+
+    def xattr_nowait(self, number: int, name: bytes) -> bytes | None:
+        """What ``xattr`` gives. Raises trio.WouldBlock where the disk has to be asked for it."""
+        inode = self._inodes.get(number)
+        if name == CACHED and isinstance(inode, FileInode):
+            raise trio.WouldBlock
         return s3_attributes(inode).get(name)
 
     def statistics(self) -> FileSystemStatistics:
@@ -280,37 +298,50 @@ class FileSystem:
             return file_attributes(inode.number, info.id.size, info.mtime_ns, info.archived, self._config.attributes)
         return directory_attributes(inode.number, self._config.mounted_at_ns, self._config.attributes)
 
-    def _deadline(self, what: str, key: str, asked: Hashable = None, start: int = 0, stop: int = 1) -> _Deadline:
+    def _deadline(
+        self, what: str, key: str, asked: Hashable = None, start: int = 0, stop: int = 1, *, itself: bool = False
+    ) -> _Deadline:
         """Raises what ``asked`` has failed with a moment ago, so that what the kernel asks twice is waited for once.
 
         The retry policy gives up first where the store is at fault; this also bounds waiting for a slot or memory.
+        ``itself``: the operation ends by itself in time, with TooSlow.
         """
         failed = None if asked is None else self._failures.find(asked, start, stop, trio.current_time())
         if failed is not None:
             self._repeated += 1
             raise failed
-        return _Deadline(self, what, key, asked, start, stop, self._config.deadline_seconds)
+        return _Deadline(self, what, key, asked, start, stop, self._config.deadline_seconds, itself=itself)
 
     def failed(self, asked: Hashable, start: int, stop: int, error: StoreError, began: float) -> None:
         """Remember what an operation has come to, which ``began`` at that time."""
         if asked is not None:
             self._failures.note(asked, start, stop, error, began, trio.current_time())
 
-    def missed(self, what: str, key: str) -> StoreUnavailable:
+    def missed(self, what: str, key: str, why: str = "") -> StoreUnavailable:
         """Count and log an operation that did not end in time. Returns the error for it."""
         self._deadlines_missed += 1
-        text = f"{what} of {key!r} took longer than {self._config.deadline_seconds:g} s"
+        text = f"{what} of {key!r} took longer than {self._config.deadline_seconds:g} s{why and f': {why}'}"
         log.error("%s", text)
         return StoreUnavailable(text)
 
 
 class _Deadline:
-    """``with`` it around an operation. A class of its own, since a generator costs 4 us more for each read."""
+    """``with`` it around an operation; gives the time, on trio's clock, by which it is over. A class of its own, since
+    a generator costs 4 us more for each read."""
 
-    __slots__ = ("_asked", "_began", "_filesystem", "_key", "_scope", "_start", "_stop", "_what")
+    __slots__ = ("_asked", "_began", "_deadline", "_filesystem", "_key", "_scope", "_start", "_stop", "_what")
 
     def __init__(
-        self, filesystem: FileSystem, what: str, key: str, asked: Hashable, start: int, stop: int, seconds: float
+        self,
+        filesystem: FileSystem,
+        what: str,
+        key: str,
+        asked: Hashable,
+        start: int,
+        stop: int,
+        seconds: float,
+        *,
+        itself: bool,
     ) -> None:
         self._filesystem = filesystem
         self._what = what
@@ -319,19 +350,21 @@ class _Deadline:
         self._start = start
         self._stop = stop
         self._began = trio.current_time()
-        self._scope = trio.CancelScope(deadline=self._began + seconds)
+        self._deadline = self._began + seconds
+        self._scope = trio.CancelScope(deadline=math.inf if itself else self._deadline)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> float:
         self._scope.__enter__()
+        return self._deadline
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         handled = self._scope.__exit__(kind, error, traceback)
-        if self._scope.cancelled_caught:
-            missed = self._filesystem.missed(self._what, self._key)
+        if self._scope.cancelled_caught or isinstance(error, TooSlow):
+            missed = self._filesystem.missed(self._what, self._key, str(error) if isinstance(error, TooSlow) else "")
             self._filesystem.failed(self._asked, self._start, self._stop, missed, self._began)
-            raise missed
+            raise missed from None
         if isinstance(error, StoreError):
             self._filesystem.failed(self._asked, self._start, self._stop, error, self._began)
         return handled
