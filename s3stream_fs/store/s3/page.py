@@ -16,6 +16,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store.etags import bare, version_of
 from s3stream_fs.store.objects import is_size, mtime_of
 from s3stream_fs.store.s3.contents import MOST_CLASS_CHARS, PLACE, Row, cut_run
+from s3stream_fs.store.s3.unprintable import meant, readable
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 _MOST_TAGS: Final = 500_000
@@ -51,7 +52,22 @@ def written(body: bytes) -> Written:
     if run is not None:
         with suppress(_Elsewhere, StoreError):
             return _by_elements(run.rest, run.rows)
-    return _by_elements(body)
+    try:
+        return _by_elements(body)
+    except StoreUnavailable:
+        text = readable(body)
+        if text is None:
+            raise
+    return _without_stand_ins(_by_elements(text))
+
+
+def _without_stand_ins(page: Written) -> Written:
+    return page._replace(
+        rows=[(meant(row[0]), *row[1:]) for row in page.rows],
+        prefixes=[meant(prefix) for prefix in page.prefixes],
+        next_token=None if page.next_token is None else meant(page.next_token),
+        next_marker=None if page.next_marker is None else meant(page.next_marker),
+    )
 
 
 def checked_page(
