@@ -22,7 +22,7 @@ _BY_NUMBER: Final = re.compile("&#(?:x0*([0-9A-Fa-f]{1,4})|0*([0-9]{1,5}));")
 
 
 def readable(body: bytes) -> str | None:
-    """A page with stand-ins. None where nothing needs one, or where one could not be told from what is there already."""
+    """A page with stand-ins. None where nothing needs one, or where one could not be told from what is there."""
     text = body.decode("utf-8", "surrogateescape")
     if _STAND_IN.search(text):
         return None
