@@ -39,6 +39,8 @@ class Room:
         self._now_ms = now_ms
         self._write_last_uses = write_last_uses
         self._on_evicted = on_evicted
+        self._counted = False
+        """Whether the index's total was looked at in this process."""
         self._rows_left: list[Victim] = []
         """Of files that went when there was no room to write so."""
         self.short_of = ""
@@ -56,6 +58,11 @@ class Room:
             room = Amount(min(left_nbytes, free_nbytes), free_nfiles)
             if room.nbytes >= wanted.nbytes and room.nfiles >= wanted.nfiles:
                 return wanted
+            if left_nbytes < wanted.nbytes and not self._counted:
+                # Before the first file goes: a total that was damaged would have all of them go.
+                index.recount()
+                self._counted = True
+                continue
             if room.nbytes < wanted.nbytes and not folded:
                 folded = True
                 index.fold()  # the index's log counts, and no file shall go for it

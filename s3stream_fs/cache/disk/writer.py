@@ -481,6 +481,8 @@ class Writer:
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
+                if not self._unswept:
+                    self._there.writing.recount()
             lost = self._records.take_lost()
             if lost:
                 with self._there.writing.transaction():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -280,3 +281,28 @@ def test_a_cache_that_could_not_be_opened_is_taken_into_use(tmp_path: Path, capl
         fill_up(folder / "other")
         run(folder / "cache", case)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"], caplog.text
+
+
+@pytest.mark.parametrize("wrong", [1 << 60, 0])
+def test_a_damaged_total_is_counted_anew(tmp_path: Path, wrong: int) -> None:
+    async def fill_it(tier: DiskTier) -> None:
+        for number in range(10):
+            put(tier, named(str(number), MIB))
+
+    def total() -> int:
+        with closing(sqlite3.connect(tmp_path / "blocks" / "index.sqlite")) as db:
+            return int(db.execute("SELECT nbytes FROM total").fetchone()[0])
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, named("0", MIB))
+        await until(lambda: total() == right)
+        assert tier.statistics().files_evicted == 0
+        assert tier.statistics().nbytes_used >= right
+
+    run(tmp_path, fill_it)
+    right = total()
+    assert right >= 10 * MIB
+    with closing(sqlite3.connect(tmp_path / "blocks" / "index.sqlite")) as db:
+        db.execute("UPDATE total SET nbytes = ?", (wrong,))
+        db.commit()
+    run(tmp_path, look, limit=64 * MIB)
