@@ -25,6 +25,7 @@ from typing import Final
 import trio
 
 from s3stream_fs.cache.database import is_damage
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
@@ -155,7 +156,9 @@ class DiskTier:
     @property
     def enabled(self) -> bool:
         """Whether there is a disk cache, and its disk works at present."""
-        return self._config.limit_nbytes > 0 and not self._writer.broken
+        if self._config.limit_nbytes == 0 or self._writer.broken:
+            return False
+        return self._folder is self._writer.folder  # else it was opened anew, which is taken in a moment later
 
     @property
     def shared(self) -> bool:
@@ -399,6 +402,11 @@ class DiskTier:
         """How many blocks there are in the data files that begin there. For a thread."""
         names = [self._name(object_id, file_range(object_id, start)) for start in starts]
         return lookups.count_blocks(names, object_id)
+
+    def allow(self, fraction: float, ahead_nbytes: int = 0) -> Allowance:
+        """What may be used of the cache's disk for something else, up to a fraction of the cache's size. It counts as
+        part of it; ``ahead_nbytes`` of it are held free, for who cannot wait."""
+        return self._writer.allow(fraction, ahead_nbytes)
 
     async def flush(self) -> bool:
         """Wait until all that was put is on disk and would be found after a restart. False if that takes too long."""

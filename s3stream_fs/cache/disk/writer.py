@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from s3stream_fs.cache.database import is_busy, is_damage
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
@@ -164,7 +165,10 @@ class Writer:
         self.dropped = 0
         self.orphans = 0
         self.errors = 0
-        self._room = Room(config, lambda: self._there, self.now_ms, self._write_last_uses, self._evicted)
+        self._allowances: list[Allowance] = []
+        self._room = Room(
+            config, lambda: self._there, self.now_ms, self._allowances, self._write_last_uses, self._evicted
+        )
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
     def start(self) -> None:
@@ -187,6 +191,18 @@ class Writer:
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
         return True
+
+    def allow(self, fraction: float, ahead_nbytes: int) -> Allowance:
+        """What somebody may use of the cache's size beside blocks, up to a fraction of it. From any thread."""
+        limit_nbytes = int(self._config.limit_nbytes * fraction)
+        allowance = Allowance(limit_nbytes, min(ahead_nbytes, limit_nbytes // 16), self._tend_soon)
+        self._allowances.append(allowance)
+        return allowance
+
+    def _tend_soon(self) -> None:
+        with self._wake:
+            self._tend_at = 0.0
+            self._wake.notify_all()
 
     def fail(self, error: Exception) -> None:
         """The cache is off until the disk works again; says so once. From any thread."""
@@ -476,11 +492,14 @@ class Writer:
         self._there.claims.look()
         with self._locked():
             self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
+            self._room.grant(self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
                 self._intake.resume()
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
+                if not self._unswept:
+                    self._there.writing.recount()
             lost = self._records.take_lost()
             if lost:
                 with self._there.writing.transaction():
