@@ -21,7 +21,7 @@ from s3stream_fs.fetch.concurrency import Concurrency
 from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
 from s3stream_fs.fetch.hedging import HedgePolicy
 from s3stream_fs.fetch.queue import Priority, RequestQueue
-from s3stream_fs.ranges import absent_ranges
+from s3stream_fs.ranges import absent_ranges, give_blocks, take_blocks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
@@ -319,15 +319,16 @@ class Fetcher:
                     self._ahead_dropped += 1
                     continue
                 flight = Flight(Part(object_id, byte_range), priority)
-                blocks = self._flights.setdefault(object_id, {})
-                for index in byte_range.blocks():
-                    blocks[index] = flight
+                give_blocks(self._flights.setdefault(object_id, {}), byte_range, flight)
                 self._queue.push(flight, priority, object_id)
 
     def _missing(self, object_id: ObjectId, wanted: ByteRange, priority: Priority) -> Iterator[ByteRange]:
         flights = self._flights.get(object_id, {})
         if not flights and self._disk.has_nowait(object_id, wanted):
-            return  # without a look at each block: a window has hundreds
+            return  # without a look at each block: a window has thousands
+        if flights.keys().isdisjoint(wanted.blocks()) and not self._memory.holds_any(object_id, wanted):
+            yield from self._disk.missing_nowait(object_id, wanted)
+            return
 
         def coming_or_here(index: int) -> bool:
             flight = flights.get(index)
@@ -508,9 +509,7 @@ class Fetcher:
     def _forget(self, flight: Flight) -> None:
         """From now on nobody can join this flight."""
         blocks = self._flights.get(flight.part.object_id, {})
-        for index in flight.part.byte_range.blocks():
-            if blocks.get(index) is flight:
-                del blocks[index]
+        take_blocks(blocks, flight.part.byte_range, flight)
         if not blocks:
             self._flights.pop(flight.part.object_id, None)
 

@@ -1,7 +1,6 @@
 """Checksums of blocks: they tell what was written from what a disk, or somebody, made of it. Pure.
 
-A block has one of 64 bits (xxh3) for each of its grains, so that a small read need not read whole blocks to be checked:
-a read of 256 KiB anywhere takes 320 KiB from the disk, on average, and not 512.
+A block has one of 64 bits (xxh3), and is what is checked at once: a grain.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import xxhash
 
 from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
-GRAIN_NBYTES: Final = 64 * 1024
-"""What is checked at once. A TiB of them takes 128 MiB in the index."""
+GRAIN_NBYTES: Final = BLOCK_BYTES
+"""What is checked at once. A TiB of them takes 512 MiB in the index."""
 
-CHECKSUM_NBYTES: Final = 8 * (BLOCK_BYTES // GRAIN_NBYTES)
+CHECKSUM_NBYTES: Final = 8
 """Of one block."""
 
 _NO_GRAIN: Final = bytes(8)
@@ -95,8 +94,13 @@ class Checksums:
         self._packed[:] = bytes(len(self._packed))
 
     def update(self, found: dict[int, bytes]) -> None:
-        for index, checksum in found.items():
-            self[index] = checksum
+        """Add the checksums of a run of blocks, in order."""
+        if not found:
+            return
+        start = next(iter(found)) - self._first
+        stop = start + len(found)
+        self._packed[start * CHECKSUM_NBYTES : stop * CHECKSUM_NBYTES] = b"".join(found.values())
+        self._present[start:stop] = b"\1" * len(found)
 
     def packed(self) -> bytes:
         """All of it, to be kept: eight bytes a grain up to the last one that counts."""
@@ -117,19 +121,24 @@ def grain_checksum(grain: memoryview) -> bytes:
 
 
 def checksums_of(byte_range: ByteRange, pieces: Sequence[memoryview]) -> dict[int, bytes]:
-    """Of each block of a block-aligned range whose bytes lie in ``pieces``, by the block's index."""
-    found = dict.fromkeys(byte_range.blocks(), b"")
+    """Of each block of a block-aligned range whose bytes lie in ``pieces``, by the block's index, in order."""
+    found: list[bytes] = []
     pending = deque(pieces)
-    for grain in byte_range.parts(GRAIN_NBYTES):
-        if len(pending[0]) >= len(grain):
-            checksum = grain_checksum(pending[0][: len(grain)])
-            pending[0] = pending[0][len(grain) :]
-        else:
-            checksum = _across(pending, len(grain))
-        if not pending[0]:
-            pending.popleft()
-        found[grain.start // BLOCK_BYTES] += checksum
-    return {index: checksum.ljust(CHECKSUM_NBYTES, b"\0") for index, checksum in found.items()}
+    left = len(byte_range)
+    while left:
+        piece = pending.popleft()
+        # All whole blocks of the piece at once; only what crosses into the next piece is put together.
+        whole = left if len(piece) >= left else len(piece) // BLOCK_BYTES * BLOCK_BYTES
+        found += map(xxhash.xxh3_64_digest, (piece[at : at + BLOCK_BYTES] for at in range(0, whole, BLOCK_BYTES)))
+        left -= whole
+        if left and whole < len(piece):
+            pending.appendleft(piece[whole:])
+            crossing = min(BLOCK_BYTES, left)
+            found.append(_across(pending, crossing))
+            left -= crossing
+    if _NO_GRAIN in found:
+        found = list(map(_marked, found))
+    return dict(zip(byte_range.blocks(), found, strict=True))
 
 
 def _across(pending: deque[memoryview], left: int) -> bytes:
@@ -143,7 +152,7 @@ def _across(pending: deque[memoryview], left: int) -> bytes:
             break
         left -= len(piece)
         pending.popleft()
-    return _marked(digest.digest())
+    return digest.digest()
 
 
 def _marked(digest: bytes) -> bytes:

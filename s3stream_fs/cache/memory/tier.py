@@ -12,7 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from s3stream_fs.cache.memory.part import Loan, Part
-from s3stream_fs.types import BLOCK_BYTES, ObjectId
+from s3stream_fs.ranges import give_blocks, take_blocks
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,7 @@ class MemoryTier:
         self._nbytes_held += len(part.byte_range)
         self._parts_held += 1
         self._fresh[part] = None
-        blocks = self._by_object.setdefault(part.object_id, {})
-        for index in part.byte_range.blocks():
-            blocks[index] = part
+        give_blocks(self._by_object.setdefault(part.object_id, {}), part.byte_range, part)
 
     def holds_most(self, object_id: ObjectId) -> bool:
         """Whether more than half of an object's blocks are held."""
@@ -93,6 +92,10 @@ class MemoryTier:
         """The held part in which ``offset`` lies."""
         blocks = self._by_object.get(object_id)
         return None if blocks is None else blocks.get(offset // BLOCK_BYTES)
+
+    def holds_any(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether any block of a range is held."""
+        return not self._by_object.get(object_id, {}).keys().isdisjoint(wanted.blocks())
 
     def read(self, part: Part, start: int, stop: int) -> memoryview:
         """Bytes of a held part, which stays while the view is in use; notes that a part read to its end is spent."""
@@ -154,9 +157,7 @@ class MemoryTier:
         self._parts_held -= 1
         self._nbytes_held -= len(part.byte_range)
         blocks = self._by_object[part.object_id]
-        for index in part.byte_range.blocks():
-            # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
-            if blocks.get(index) is part:
-                del blocks[index]
+        # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
+        take_blocks(blocks, part.byte_range, part)
         if not blocks:
             del self._by_object[part.object_id]

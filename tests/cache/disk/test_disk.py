@@ -174,7 +174,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 def test_damaged_files_are_never_believed_and_can_be_written_again(
     tmp_path: Path, damage: Callable[[Path, Path], object]
 ) -> None:
-    victim, other = named("victim"), named("other")
+    victim, other = named("victim", BLOCK_BYTES), named("other", BLOCK_BYTES)
 
     async def fill(tier: DiskTier) -> None:
         put(tier, victim)
