@@ -17,6 +17,7 @@ from s3stream_fs.types import ByteRange, ObjectId
 MIB = 1024 * 1024
 NO_RESERVE = Reserve(0.0)
 RETRY_SECONDS = 0.2
+LOCK_SECONDS = 0.5
 Case = Callable[[DiskTier], Awaitable[None]]
 
 
@@ -43,7 +44,13 @@ def run(
 ) -> None:
     """Each case in a newly opened tier."""
     config = DiskTierConfig(
-        folder, limit, reserve, policy=policy, verify_always=verify_always, retry_seconds=RETRY_SECONDS
+        folder,
+        limit,
+        reserve,
+        policy=policy,
+        verify_always=verify_always,
+        retry_seconds=RETRY_SECONDS,
+        lock_seconds=LOCK_SECONDS,
     )
 
     async def main(case: Case) -> None:
@@ -60,6 +67,12 @@ def put(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None
     data = memoryview(content(object_id))[byte_range.start : byte_range.stop]
     step = -(-len(data) // pieces)
     return tier.put_nowait(object_id, byte_range, [data[at : at + step] for at in range(0, len(data), step)])
+
+
+async def missing(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange) -> tuple[ByteRange, ...]:
+    """What is not on disk, whatever is known of it in memory."""
+    await tier.learn(object_id, byte_range)
+    return tier.missing_nowait(object_id, byte_range)
 
 
 async def check(tier: DiskTier, object_id: ObjectId, byte_range: ByteRange | None = None) -> bool:

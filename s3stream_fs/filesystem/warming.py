@@ -149,6 +149,7 @@ class Warming:
             return
         units: list[ByteRange] = []
         for segment in object_id.whole.parts(_SEGMENT_NBYTES) if object_id.size else ():
+            await self._disk.learn(object_id, segment)
             units += [
                 unit for missing in self._disk.missing_nowait(object_id, segment) for unit in missing.parts(PART_NBYTES)
             ]
@@ -188,6 +189,8 @@ class Warming:
                 continue
             waiting = False
             for file, unit in landed:
+                if not file.failure:
+                    await self._disk.learn(file.object_id, unit)
                 missing = not file.failure and self._disk.missing_nowait(file.object_id, unit)
                 if missing and self._fetcher.is_unsaved(file.object_id):
                     self._landed.append((file, unit))  # the disk has not been given it yet

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import trio
+
 from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.backing import BackingFiles
 from s3stream_fs.bindings.native.directories import Directories
@@ -231,12 +233,16 @@ class Operations:
     def _statfs(self, _number: int, _body: memoryview) -> bytes:
         return replies.statfs()
 
-    def _getxattr(self, number: int, body: memoryview) -> bytes:
+    def _getxattr(self, number: int, body: memoryview) -> Reply:
         (size,) = GETXATTR_IN.unpack_from(body)
-        value = self._filesystem.xattr(number, _name(body[GETXATTR_IN.size :]))
-        if value is None:
-            raise OSError(errno.ENODATA, "")
-        return _sized(value, size)
+        name = _name(body[GETXATTR_IN.size :])
+        try:
+            return _attribute(self._filesystem.xattr_nowait(number, name), size)
+        except trio.WouldBlock:
+            return self._ask_attribute(number, name, size)
+
+    async def _ask_attribute(self, number: int, name: bytes, size: int) -> bytes:
+        return _attribute(await self._filesystem.xattr(number, name), size)
 
     def _listxattr(self, number: int, body: memoryview) -> bytes:
         (size,) = GETXATTR_IN.unpack_from(body)
@@ -249,6 +255,12 @@ def _name(body: memoryview) -> bytes:
     if not nul or not name:
         raise OSError(errno.EINVAL, "a name without its end")
     return name
+
+
+def _attribute(value: bytes | None, size: int) -> bytes:
+    if value is None:
+        raise OSError(errno.ENODATA, "")
+    return _sized(value, size)
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -93,6 +93,19 @@ class Checksums:
         self._present[:] = bytes(len(self._present))
         self._packed[:] = bytes(len(self._packed))
 
+    def fill(self, other: Checksums) -> None:
+        """Take over the blocks of ``other``, which has those of the same file, that are not here."""
+        others = int.from_bytes(other._present, "little")
+        new = (others & ~int.from_bytes(self._present, "little")).to_bytes(len(self._present), "little")
+        start = new.find(1)
+        while start >= 0:
+            stop = new.find(0, start)
+            stop = len(new) if stop < 0 else stop
+            packed = slice(start * CHECKSUM_NBYTES, stop * CHECKSUM_NBYTES)
+            self._packed[packed] = other._packed[packed]
+            self._present[start:stop] = b"\1" * (stop - start)
+            start = new.find(1, stop)
+
     def update(self, found: dict[int, bytes]) -> None:
         """Add the checksums of a run of blocks, in order."""
         if not found:

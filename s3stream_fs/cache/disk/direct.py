@@ -32,9 +32,9 @@ def open_direct(fd: int, access: int) -> int | None:
     None where the file system has no such thing. Raises OSError.
     """
     try:
-        return os.open(f"/proc/self/fd/{fd}", access | os.O_DIRECT | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_DIRECT | os.O_NOATIME | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EPERM):  # EPERM: of O_NOATIME, for a file that is not ours
             raise
         return None
 

@@ -11,6 +11,8 @@ import errno
 import os
 import re
 import stat
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Final
 
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES
 from s3stream_fs.cache.disk.direct import DirectWriter, open_direct
+from s3stream_fs.cache.disk.policy import Amount
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange, ObjectId
 
@@ -29,8 +32,67 @@ _SECTOR_NBYTES: Final = 512
 
 _NAME: Final = re.compile("[0-9a-f]{32}")
 
+_PROBE_NBYTES: Final = 64 * 1024
+"""What SQLite asks for at once, at the most."""
+
 _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
+
+
+class Descriptors:
+    """The descriptors of data files: how many there are, and those that nobody uses any more.
+
+    To close a file that was removed frees its blocks, which takes 0.2 to 0.4 s for a GiB and waits for the disk. Who
+    lets go of a file, trio's thread among them, therefore only hands its descriptors over (``end``); threads that may
+    wait close them.
+    """
+
+    def __init__(self, limit: int = 1024) -> None:
+        self.limit = limit
+        """Up to how many there may be before files do without one that they can do without."""
+        self._lock = threading.Lock()
+        self._ended: deque[int] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Those in use and those to be closed."""
+        return self._count
+
+    def begin(self) -> None:
+        """There is another one."""
+        with self._lock:
+            self._count += 1
+
+    def end(self, fd: int) -> None:
+        """Nobody uses it any more. Takes no lock: it is called by ``__del__``, which is to say at any time."""
+        self._ended.append(fd)
+
+    def close_ended(self) -> None:
+        """May wait for the disk."""
+        while self._ended:
+            try:
+                fd = self._ended.popleft()
+            except IndexError:  # another thread had it
+                return
+            os.close(fd)
+            with self._lock:
+                self._count -= 1
+
+    def direct(self, file: DataFile) -> int | None:
+        """A descriptor for reads past the page cache; None where there can be none, or there are enough.
+
+        Opened once for a file, though several threads ask for it. Raises OSError.
+        """
+        if file.direct_fd is None and self._count < self.limit:
+            fd = open_direct(file.fd, os.O_RDONLY)
+            if fd is not None:
+                with self._lock:
+                    if file.direct_fd is None:
+                        file.direct_fd, fd = fd, None
+                        self._count += 1
+            if fd is not None:
+                os.close(fd)
+        return file.direct_fd
 
 
 class DataFile:
@@ -39,18 +101,22 @@ class DataFile:
     The descriptor stays good when the file is evicted (unlinked): its bytes stay what they were.
     """
 
-    __slots__ = ("_direct", "_verified", "fd")
+    __slots__ = ("_descriptors", "_nbytes", "_verified", "direct_fd", "fd")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, descriptors: Descriptors, nbytes: int = 0) -> None:
+        """``fd`` is this object's from now on; the file had ``nbytes`` when it was opened."""
         self.fd = fd
-        self._direct: int | None = None
+        self.direct_fd: int | None = None
+        self._descriptors = descriptors
+        self._nbytes = nbytes
         self._verified = bytearray()
         """For each grain whether it was seen to be right here, or was just written."""
+        descriptors.begin()
 
     def __del__(self) -> None:
-        os.close(self.fd)
-        if self._direct is not None:
-            os.close(self._direct)
+        self._descriptors.end(self.fd)
+        if self.direct_fd is not None:
+            self._descriptors.end(self.direct_fd)
 
     def fileno(self) -> int:
         return self.fd
@@ -66,6 +132,10 @@ class DataFile:
         if grains.stop > len(self._verified):
             self._verified.extend(bytes(grains.stop - len(self._verified)))
         self._verified[grains.start : grains.stop] = (b"\1" if right else b"\0") * len(grains)
+
+    def was_longer_than(self, nbytes: int) -> bool:
+        """Whether it had more bytes when it was opened."""
+        return self._nbytes > nbytes
 
     def on_disk(self) -> tuple[int, bool]:
         """The bytes that it takes on disk, and whether it still has its name: an evicted file has none."""
@@ -85,11 +155,10 @@ class DataFile:
 
     def read_direct(self, inside: ByteRange, buffer: memoryview) -> memoryview:
         """As ``read``, past the page cache where that goes: page-aligned, into a ``buffer`` of whole pages."""
-        if self._direct is None:
-            self._direct = open_direct(self.fd, os.O_RDONLY)
-        if self._direct is None:
+        fd = self._descriptors.direct(self)
+        if fd is None:
             return self.read(inside)
-        got = os.preadv(self._direct, [buffer], inside.start)
+        got = os.preadv(fd, [buffer], inside.start)
         return buffer[: min(got, len(inside))]
 
     def write(self, offset: int, pieces: Sequence[memoryview], direct: DirectWriter) -> None:
@@ -123,7 +192,8 @@ def file_name(space: str, object_id: ObjectId, byte_range: ByteRange) -> str:
 class DataFiles:
     """The folder with the data files. Raises OSError wherever the disk does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, descriptors: Descriptors) -> None:
+        self.descriptors = descriptors
         self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             for shard in self.shards:
@@ -148,11 +218,13 @@ class DataFiles:
 
     def _opened(self, name: str, flags: int) -> DataFile:
         flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe in its place would wait for a writer
-        fd = os.open(_path(name), flags, 0o600, dir_fd=self._fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        # Without O_NOATIME a read from the page cache may note its time on the disk, and wait for it.
+        fd = os.open(_path(name), flags | os.O_NOATIME, 0o600, dir_fd=self._fd)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, f"{name} is not a regular file")
-        return DataFile(fd)
+        return DataFile(fd, self.descriptors, status.st_size)
 
     def exists(self, name: str) -> bool:
         return os.access(_path(name), os.F_OK, dir_fd=self._fd, follow_symlinks=False)
@@ -161,10 +233,21 @@ class DataFiles:
         with contextlib.suppress(FileNotFoundError):  # another daemon that shares the folder was first
             os.unlink(_path(name), dir_fd=self._fd)
 
-    def free_nbytes(self) -> tuple[int, int]:
-        """Bytes that are free for this user, and bytes of the whole file system."""
+    def free(self) -> tuple[Amount, Amount]:
+        """What is free for this user, and what the whole file system has: no files where it does not count them."""
         status = os.fstatvfs(self._fd)
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        return (
+            Amount(status.f_bavail * status.f_frsize, status.f_favail),
+            Amount(status.f_blocks * status.f_frsize, status.f_files),
+        )
+
+    def probe(self) -> None:
+        """Raises the OSError with which the disk would answer a small new file."""
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        try:
+            os.pwrite(fd, bytes(_PROBE_NBYTES), 0)
+        finally:
+            os.close(fd)
 
     def names(self, shard: str) -> list[tuple[str, int]]:
         """The data files of one shard, each with the bytes that it takes on disk."""

@@ -11,7 +11,7 @@ from s3stream_fs.types import ByteRange, ObjectId
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """Shared by trio's thread, which reads it and drops from it, and the writer's, which adds.
+    """Shared by trio's thread, which reads it, adds and drops, and the writer's, which adds.
 
     ``byte_range`` is what of the object the file is for; ``checksums`` are those of its blocks that count.
     """
@@ -22,11 +22,15 @@ class Record:
     checksums: Checksums
     file: DataFile | None = None
     used_ms: int = 0
-    asked_at: float = 0.0
+    known: bool = False
+    """Whether all is known that the index has of it, as far as this process alone writes it."""
+    asked_at: float = float("-inf")
     """When the index was asked the last time."""
+    away_until: float = float("-inf")
+    """Until then it counts as absent: its disk did not answer in time, or there was no descriptor for it."""
 
     def reset(self) -> None:
-        """The file is gone, or another one: nothing is known any more."""
+        """The file is gone, or another one: nothing of it is there any more."""
         self.checksums.clear()
         self.file = None
 

@@ -1,7 +1,8 @@
 """The disk tier: blocks on local disk, found again after a restart, bounded, and checked before they are believed.
 
 Passive: it never fetches. A fault of the disk costs a hit, never a read: what cannot be read, or fails its checksum, is
-simply not there. Reads run on trio's thread when the page cache has the bytes, and in a worker thread otherwise.
+simply not there. Trio's thread never touches the disk: what is known in memory is answered at once, bytes that the page
+cache has are copied, and everything else is for the reader threads, which are waited for for a while.
 """
 
 from __future__ import annotations
@@ -10,33 +11,36 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import trio
-from cachetools import LRUCache
 
+from s3stream_fs.cache.database import is_damage
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
-from s3stream_fs.cache.disk.files import DataFile, file_name
-from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import is_damage
-from s3stream_fs.cache.disk.policy import file_range
+from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name
+from s3stream_fs.cache.disk.filter import Filter, key_of, load
+from s3stream_fs.cache.disk.folder import CacheFolder, is_fault
+from s3stream_fs.cache.disk.lookups import Lookups
+from s3stream_fs.cache.disk.policy import SEGMENT_NBYTES, file_range
 from s3stream_fs.cache.disk.readers import ReadThreads
 from s3stream_fs.cache.disk.record import Record
+from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.writer import Writer
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 log = logging.getLogger(__name__)
-
-_MAX_RECORDS: Final = 512
-"""Data files of which it is known what they hold, without asking the index, each of them open at the most."""
 
 _READ_THREADS: Final = 16
 """Reads from the disk at once; an NVMe needs about that many to be busy."""
@@ -62,6 +66,22 @@ _USE_MS: Final = 1000
 _ASK_AGAIN_SECONDS: Final = 0.25
 """How old an absence may be: another process that shares the folder may have written the block meanwhile."""
 
+_SLOW_SECONDS: Final = 10.0
+"""How long a file is not asked for again whose disk did not answer in time."""
+
+_BUSY_SECONDS: Final = 1.0
+"""The same where there was no descriptor for it, or somebody had locked the index."""
+
+_DISTRUST_SECONDS: Final = 300.0
+"""How long the kernel is handed no files after an error of the disk. A guess: bad sectors seldom come alone, and it
+costs a copy of what is read, where an error costs the reader."""
+
+_MOST_UNNEEDED: Final = 16
+"""Files whose pages are let go at once."""
+
+_NAMES_AT_ONCE: Final = 256
+"""Data files that are counted by one turn of a thread: 1 ms."""
+
 
 class Claim(Enum):
     """Who fetches what no tier has."""
@@ -75,11 +95,12 @@ class Claim(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``shared``: another process uses the folder, too. ``hits`` counts reads; ``dropped_writes`` counts writes for
-    which there was no room, or which the policy refused.
+    """``takes_nothing``: why nothing new is cached; nothing where it is. ``shared``: another process uses the folder,
+    too. ``hits`` counts reads; ``dropped_writes`` those for which there was no room, or which the policy refused.
     ``nbytes_used`` are those on disk, the index among them. ``orphans_removed``: files that a kill had left behind."""
 
     enabled: bool
+    takes_nothing: str
     shared: bool
     limit_nbytes: int
     nbytes_used: int
@@ -94,30 +115,89 @@ class DiskStatistics:
 
 
 class DiskTier:
-    """See ``open_disk_tier``. All methods are called on trio's thread."""
+    """See ``open_disk_tier``. All methods are called on trio's thread, and none of them waits there for a disk.
 
-    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, writer: Writer) -> None:
+    ``_nowait`` goes by what is known in memory, of which ``learn`` makes more; what is not known counts as absent.
+    """
+
+    def __init__(
+        self, config: DiskTierConfig, space: str, descriptors: Descriptors, writer: Writer, records: Records
+    ) -> None:
         self._config = config
         self._space = space
-        self._folder = folder
+        self._folder = writer.folder
+        self._descriptors = descriptors
         self._writer = writer
-        self._records: LRUCache[tuple[ObjectId, int], Record] = LRUCache(maxsize=_MAX_RECORDS)
-        self._threads = ReadThreads(_READ_THREADS)
+        self._records = records
+        self._lookups = Lookups(self._folder)
+        self._looking: dict[str, trio.Event] = {}
+        """Data files that a thread is looking up; set when it is done."""
+        self._filter: Filter | None = None
+        """None where it would not be true: another process writes, too."""
+        self._no_filter = threading.Event()
+        """Set when the filter that is being loaded is not wanted any more."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._threads = ReadThreads(_READ_THREADS, self._tidy)
         self._nowait_works = True
         self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * GRAIN_NBYTES)
         self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * GRAIN_NBYTES))
         """Where a read goes that may come to nothing, so that no memory is made for it."""
+        self._distrusted_until = float("-inf")
+        """Until then the kernel is handed no files: their readers would be given the disk's errors."""
+        self._unneeded: deque[DataFile] = deque(maxlen=2 * _MOST_UNNEEDED)
+        """Small files that were read to their end, whose pages can go."""
+        self._told_slow = False
+        self._told_fault = False
         self._hits = 0
         self._bad_blocks = 0
         self._errors = 0
 
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a disk cache, and its disk works at present."""
+        return self._config.limit_nbytes > 0 and not self._writer.broken
+
+    @property
+    def shared(self) -> bool:
+        """Whether another process uses the folder, too: what is missing has to be claimed before it is fetched, and
+        may be there a moment later."""
+        return self._folder is not None and self._folder.claims.others
+
+    def known_nowait(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether it is known in memory what the disk has of these bytes. Where it is not, ``learn`` finds out."""
+        if not self._answers:
+            return True  # nothing counts
+        if self._records.any_changes or self._is_filter_due:
+            self.catch_up()
+        now = trio.current_time()
+        for whole, inside in _files_of(object_id, wanted):
+            record = self._records.get(object_id, whole.start)
+            if record is None and (self._filter is None or self._filter.may_have(key_of(self._name(object_id, whole)))):
+                record = self._records.bring_back(self._name(object_id, whole))
+                if record is None:
+                    return False
+            if record is not None and not self._is_known(record, inside, now):
+                return False
+        return True
+
+    async def learn(self, object_id: ObjectId, wanted: ByteRange, *, again: bool = False) -> None:
+        """Find out what the disk has of these bytes, so that it is known. ``again``: ask the index, whatever is known.
+
+        Of several who ask for a file at a time one asks for all. Returns after a few seconds in any case, and raises
+        nothing of the disk's: what could not be found out counts as absent, for a while.
+        """
+        for whole, inside in _files_of(object_id, wanted):
+            if again or not self.known_nowait(object_id, inside):
+                await self._learn(object_id, whole, inside, again=again)
+
     def missing_nowait(self, object_id: ObjectId, wanted: ByteRange) -> tuple[ByteRange, ...]:
         """The parts of the block-aligned ``wanted`` that are not on disk, in order, merged; () where all of it is."""
         missing: list[ByteRange] = []
-        for record, inside in self._records_of(object_id, wanted):
+        for whole, inside in _files_of(object_id, wanted):
+            record = self._at_hand(object_id, whole.start)
             if record is None:
                 absent = [inside]
-            elif record.has(inside) or (self._ask_again(record) and record.has(inside)):
+            elif record.has(inside):
                 continue
             else:
                 absent = [
@@ -131,24 +211,28 @@ class DiskTier:
 
     def has_nowait(self, object_id: ObjectId, wanted: ByteRange) -> bool:
         """Whether all of ``wanted`` is on disk."""
-        return all(record is not None and record.has(inside) for record, inside in self._records_of(object_id, wanted))
+        for whole, inside in _files_of(object_id, wanted):
+            record = self._at_hand(object_id, whole.start)
+            if record is None or not record.has(inside):
+                return False
+        return True
 
     def read_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if all are on disk, in the page cache, and not more than may be copied on this thread."""
         if len(wanted) > _INLINE_NBYTES or not self._nowait_works:
             return None
-        record = self._record(object_id, wanted.start)
+        record = self._at_hand(object_id, file_range(object_id, wanted.start).start)
         if record is None or wanted.stop > record.byte_range.stop or not record.has(wanted):
             return None
-        if self._goes_direct(record, wanted):
+        file = record.file
+        if file is None or _goes_direct(record.byte_range, wanted):
             return None  # even to ask for its pages would have the kernel read them
+        span = self._span(file, record, wanted)
+        scratch = self._scratch[: len(span)]
         try:
-            file, span, unchecked = self._opened(record, wanted)
-            scratch = self._scratch[: len(span)]
+            # Takes what the page cache has, and neither a lock nor a journal: the file is open with O_NOATIME.
             if os.preadv(file.fd, [scratch], record.inside(span).start, os.RWF_NOWAIT) != len(span):
                 return None
-            if self._ends_small_file(record, span):
-                file.let_pages_go()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -157,42 +241,61 @@ class DiskTier:
             else:
                 self._fault(record, error)
             return None
-        return self._checked(record, file, wanted, span, unchecked, memoryview(bytes(scratch)))
+        if _ends_small_file(record.byte_range, span):
+            # Not here: it may wait for those that have not been written yet.
+            self._unneeded.append(file)
+            if len(self._unneeded) >= _MOST_UNNEEDED and not self._threads.hanging:
+                self._threads.begin_nowait(self._tidy)
+        return self._checked(record, file, wanted, span, memoryview(bytes(scratch)))
 
     async def read(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
-        """The bytes, if all are on disk and right; None, and forgotten, where they are not."""
+        """The bytes, if all are on disk and right; None, and forgotten, where they are not.
+
+        What is not known is looked up, in the same turn of a thread that reads it.
+        """
         found = []
-        for record, inside in self._records_of(object_id, wanted):
-            view = None if record is None else await self._read(record, inside)
+        for whole, inside in _files_of(object_id, wanted):
+            view = await self._read(object_id, whole, inside)
             if view is None:
                 return None
             found.append(view)
         return found[0] if len(found) == 1 else memoryview(b"".join(found))
 
-    async def _read(self, record: Record, wanted: ByteRange) -> memoryview | None:
-        if not record.has(wanted):
+    async def _read(self, object_id: ObjectId, whole: ByteRange, wanted: ByteRange) -> memoryview | None:
+        if not self.known_nowait(object_id, wanted):
+            view = await self._learn(object_id, whole, wanted, read=True)
+            if view is not None:
+                return view
+        record = self._at_hand(object_id, whole.start)
+        if record is None or not record.has(wanted):
             return None
+        file = record.file
+        span = wanted.aligned(object_id.size, GRAIN_NBYTES) if file is None else self._span(file, record, wanted)
+        read = self._reading(record.byte_range, wanted, span)
+        lookups = self._lookups
+
+        def job() -> tuple[DataFile, memoryview]:
+            opened = lookups.open(record.name) if file is None else file
+            return opened, read(opened)
+
         try:
-            file, span, unchecked = self._opened(record, wanted)
-            read = partial(file.read, record.inside(span), once=self._ends_small_file(record, span))
-            if self._goes_direct(record, wanted):
-                buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
-                if buffer is not None:
-                    read = partial(file.read_direct, record.inside(span), buffer)
-            view = await self._threads.run(read)
+            opened, read_view = await self._threads.run(job)
+        except TimeoutError:
+            self._put_off(record)
+            return None
         except OSError as error:
             self._fault(record, error)
             return None
-        if len(view) != len(span):
-            self._forget_bad(record, span, "is shorter than its index says")
-            return None
-        return self._checked(record, file, wanted, span, unchecked, view)
+        if record.file is None and lookups is self._lookups and record.has(wanted):
+            record.file = opened
+        return self._checked(record, opened, wanted, span, read_view)
 
     def put_nowait(self, object_id: ObjectId, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Have a block-aligned range written, soon. False where there is no time: it may be given again later."""
-        for record, inside in self._records_of(object_id, byte_range):
-            if record is None:
+        for whole, inside in _files_of(object_id, byte_range):
+            if not self.enabled:
                 return True  # there is no disk tier, or its disk is at fault
+            record = self._record(object_id, whole)
             if record.has(inside):
                 self._writer.release(record, inside)
                 continue
@@ -202,101 +305,121 @@ class DiskTier:
         return True
 
     def claim_nowait(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
-        """Who is to fetch a block-aligned range that is missing, where several processes share the folder.
+        """Who is to fetch a block-aligned range that is missing, where the folder is ``shared``: MINE or THEIRS.
 
-        A claim ends when ``put_nowait`` has had all of it written, or with ``release_nowait``.
+        Of what is MINE another process may have brought a part since the index was asked: ``wait_for_claim`` looks. A
+        claim ends when ``put_nowait`` has had all of it written, or with ``release_nowait``.
         """
-        if not self._folder.claims.others:
+        if self._folder is None or not self.shared or not self.enabled:
             return Claim.MINE
-        records = [(record, inside) for record, inside in self._records_of(object_id, byte_range) if record is not None]
-        for number, (record, inside) in enumerate(records):
+        claimed: list[tuple[Record, ByteRange]] = []
+        for whole, inside in _files_of(object_id, byte_range):
+            record = self._record(object_id, whole)
             try:
-                claimed = self._folder.claims.claim(record.name, record.inside(inside))
+                # A lock of a byte range waits for no disk: the kernel keeps it in memory.
+                mine = self._folder.claims.claim(record.name, record.inside(inside))
             except OSError as error:
                 self._writer.fail(error)
                 return Claim.MINE
-            if not claimed:
-                for mine, given_back in records[:number]:
-                    self._writer.release(mine, given_back)
+            if not mine:
+                for held, given_back in claimed:
+                    self._writer.release(held, given_back)
                 return Claim.THEIRS
-        for record, _ in records:
-            self._load(record)  # they may have ended between a look into the index and the claim
-        if not records or not all(record.has(inside) for record, inside in records):
-            return Claim.MINE
-        self.release_nowait(object_id, byte_range)
-        return Claim.ON_DISK
+            claimed.append((record, inside))
+        return Claim.MINE
 
     def release_nowait(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         """What was claimed is not going to be written, for now."""
-        if self._folder.claims.any_held:
-            for record, inside in self._records_of(object_id, byte_range):
-                if record is not None:
-                    self._writer.release(record, inside)
+        if self._folder is not None and self._folder.claims.any_held and self.enabled:
+            for whole, inside in _files_of(object_id, byte_range):
+                self._writer.release(self._record(object_id, whole), inside)
 
     async def wait_for_claim(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
-        """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long."""
+        """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long; ON_DISK, and nothing
+        is claimed, where another process has brought all of it.
+
+        What it had claimed when it is cancelled has to be released.
+        """
         pause = _CLAIM_PAUSE_SECONDS
         give_up_at = trio.current_time() + _CLAIM_SECONDS
         while (claim := self.claim_nowait(object_id, byte_range)) is Claim.THEIRS:
             if trio.current_time() >= give_up_at:
-                break
+                return claim
             await trio.sleep(pause)
             pause = min(2 * pause, _CLAIM_MOST_PAUSE_SECONDS)
+        if self.shared:
+            await self.learn(object_id, byte_range, again=True)  # others may have ended between a look and the claim
+            if self.has_nowait(object_id, byte_range):
+                self.release_nowait(object_id, byte_range)
+                return Claim.ON_DISK
         return claim
 
     def whole_file_nowait(self, object_id: ObjectId) -> DataFile | None:
-        """The file with all bytes of an object and nothing else, if every block of it has been seen to be right."""
-        if object_id.size == 0 or self._config.verify_always:
+        """The file with all bytes of an object and nothing else, if every block of it has been seen to be right.
+
+        None of a disk that has given errors lately: whoever reads the file is given them, until it is opened anew.
+        """
+        if object_id.size == 0 or self._config.verify_always or trio.current_time() < self._distrusted_until:
             return None
-        record = self._record(object_id, 0)
+        record = self._at_hand(object_id, 0)
         if record is None or record.byte_range.stop < object_id.size:
             return None
         file = record.file
         if file is None or not file.is_verified(object_id.whole) or not record.has(object_id.whole):
             return None
-        try:
-            if os.fstat(file.fd).st_size != object_id.size:
-                return None
-        except OSError as error:
-            self._fault(record, error)
+        if file.was_longer_than(object_id.size):
             return None
         self._used(record)
         return file
 
-    def cached_nbytes(self, object_id: ObjectId) -> int:
-        """How many bytes of an object are on disk."""
-        if object_id.size == 0:
+    async def cached_nbytes(self, object_id: ObjectId) -> int:
+        """How many bytes of an object are on disk; 0 where the disk does not say."""
+        if object_id.size == 0 or not self._answers:
             return 0
-        nbytes = 0
-        for record, _ in self._records_of(object_id, object_id.whole):
-            if record is not None:
-                nbytes += len(record.checksums) * BLOCK_BYTES
-                last = (object_id.size - 1) // BLOCK_BYTES
-                if last in record.byte_range.blocks() and last in record.checksums:
-                    nbytes -= BLOCK_BYTES - (object_id.size - last * BLOCK_BYTES)
-        return nbytes
+        last = object_id.size - 1
+        final = file_range(object_id, last)
+        known = {record.byte_range.start: record.checksums for record in self._records.of(object_id) if record.known}
+        nblocks = sum(len(checksums) for start, checksums in known.items() if start != final.start)
+        lookups = self._lookups
+        try:
+            starts = (start for start in range(0, final.start, SEGMENT_NBYTES) if start not in known)
+            while some := tuple(islice(starts, _NAMES_AT_ONCE)):
+                nblocks += await self._threads.run(partial(self._count_blocks, lookups, object_id, some))
+            checksums = known.get(final.start)
+            if checksums is None:
+                job = partial(lookups.checksums, self._name(object_id, final), object_id, final)
+                checksums = await self._threads.run(job)
+        except (OSError, sqlite3.Error):
+            self._errors += 1
+            return 0
+        short = -object_id.size % BLOCK_BYTES if last // BLOCK_BYTES in checksums else 0
+        return (nblocks + len(checksums)) * BLOCK_BYTES - short
+
+    def _count_blocks(self, lookups: Lookups, object_id: ObjectId, starts: Sequence[int]) -> int:
+        """How many blocks there are in the data files that begin there. For a thread."""
+        names = [self._name(object_id, file_range(object_id, start)) for start in starts]
+        return lookups.count_blocks(names, object_id)
 
     async def flush(self) -> bool:
         """Wait until all that was put is on disk and would be found after a restart. False if that takes too long."""
         return await trio.to_thread.run_sync(self._writer.flush, _FLUSH_SECONDS)
 
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a disk cache, and its disk works at present."""
-        return self._config.limit_nbytes > 0 and not self._writer.broken
-
-    def close(self) -> None:
-        """Once the writer has stopped."""
+    def forget_all(self) -> None:
+        """Once the writer has stopped: nothing is known, and all files can be closed."""
+        self._no_filter.set()
         self._threads.close()
-        self.catch_up()
         self._records.clear()
-        self._writer.live.clear()
-        self._writer.folder.close()
+
+    def close_folder(self) -> None:
+        """After ``forget_all``. Waits for the disk: for a worker thread."""
+        self._descriptors.close_ended()
+        self._lookups.close()
 
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
             enabled=self.enabled,
-            shared=self._folder.claims.others,
+            takes_nothing=self._writer.takes_nothing,
+            shared=self.shared,
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
             hits=self._hits,
@@ -309,124 +432,181 @@ class DiskTier:
             errors=self._errors + self._writer.errors,
         )
 
-    def _records_of(self, object_id: ObjectId, wanted: ByteRange) -> Iterator[tuple[Record | None, ByteRange]]:
-        """The data files in which ``wanted`` lies, each with what of it lies there."""
-        start = wanted.start
-        while start < wanted.stop:
-            record = self._record(object_id, start)
-            stop = wanted.stop if record is None else min(wanted.stop, record.byte_range.stop)
-            yield record, wanted if (start, stop) == (wanted.start, wanted.stop) else ByteRange(start, stop)
-            start = stop
+    def catch_up(self) -> None:
+        """Take in what the writer has committed, evicted or opened anew meanwhile."""
+        for name, there in self._records.changes():
+            if not there:
+                self._records.drop(name)
+            if self._filter is not None:
+                (self._filter.add if there else self._filter.discard)(key_of(name))
+        if self._folder is not self._writer.folder:
+            self._threads.begin_nowait(self._lookups.close)
+            self._folder = self._writer.folder
+            self._lookups = Lookups(self._folder)
+            self._records.clear()
+            self._drop_filter()
+            self._distrusted_until = trio.current_time() + _DISTRUST_SECONDS
+        if self._is_filter_due:
+            self._drop_filter()
+            if not self.shared:
+                self._load_filter()
 
-    def _record(self, object_id: ObjectId, offset: int) -> Record | None:
-        """What is known of a data file; loaded from the index the first time. None where the tier is off."""
-        if not self.enabled:
+    @property
+    def _answers(self) -> bool:
+        """Whether there is a disk tier whose disk answers."""
+        return self.enabled and not self._threads.hanging
+
+    @property
+    def _is_filter_due(self) -> bool:
+        """Whether there is a filter though others write, too, or none though nobody does."""
+        return (self._filter is None) != self.shared
+
+    def _tidy(self) -> None:
+        """What can wait for the disk and nobody waits for. In a thread."""
+        self._descriptors.close_ended()
+        while self._unneeded:
+            with suppress(IndexError, OSError):  # IndexError: another thread had it
+                self._unneeded.popleft().let_pages_go()
+
+    def _drop_filter(self) -> None:
+        self._no_filter.set()
+        self._filter = None
+
+    def _load_filter(self) -> None:
+        """From the start a filter knows what this process writes; the rest comes from the index as it is read."""
+        names = self._filter = Filter()
+        self._no_filter = threading.Event()
+
+        def deliver(first: int, shards: list[array[int]]) -> None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(names.loaded, first, shards)
+
+        job = partial(load, self._lookups, deliver, self._no_filter)
+        with suppress(RuntimeError):  # no thread to be had: everything counts as perhaps there
+            threading.Thread(target=job, name="s3stream-filter", daemon=True).start()
+
+    def _name(self, object_id: ObjectId, whole: ByteRange) -> str:
+        return file_name(self._space, object_id, whole)
+
+    def _at_hand(self, object_id: ObjectId, start: int) -> Record | None:
+        """The record of a data file, if there is one that counts."""
+        if not self._answers:
             return None
-        self.catch_up()
-        byte_range = file_range(object_id, offset)
-        record = self._records.get((object_id, byte_range.start))
+        if self._records.any_changes:
+            self.catch_up()
+        record = self._records.get(object_id, start)
+        return None if record is None or _is_away(record) else record
+
+    def _record(self, object_id: ObjectId, whole: ByteRange) -> Record:
+        """That of a data file, of which perhaps nothing is known."""
+        record = self._records.get(object_id, whole.start)
         if record is not None:
             return record
-        name = file_name(self._space, object_id, byte_range)
-        record = self._writer.dirty.get(name)
+        name = self._name(object_id, whole)
+        record = self._records.bring_back(name)
         if record is None:
-            record = Record(name, object_id, byte_range, Checksums(byte_range.blocks()))
-            self._load(record)
-        if len(self._records) >= _MAX_RECORDS:
-            _, dropped = self._records.popitem()
-            self._writer.live.pop(dropped.name, None)
-        self._records[object_id, byte_range.start] = record
-        self._writer.live[name] = record
+            known = self._filter is not None and not self._filter.may_have(key_of(name))
+            record = Record(name, object_id, whole, Checksums(whole.blocks()), known=known)
+            self._records.add(record)
         return record
 
-    def catch_up(self) -> None:
-        """Let go of what the writer has evicted or opened anew meanwhile."""
-        while self._writer.evicted:
-            name, _ = self._writer.evicted.popitem()
-            evicted = self._writer.live.pop(name, None)
-            if evicted is not None:
-                self._records.pop((evicted.object_id, evicted.byte_range.start), None)
-                evicted.reset()  # closed now, whoever else remembers the record
-        if self._writer.retired:
-            self._folder = self._writer.folder
-            self._records.clear()
-            self._writer.live.clear()
-            while self._writer.retired:
-                self._writer.retired.popleft().close()
+    def _is_known(self, record: Record, wanted: ByteRange, now: float) -> bool:
+        if record.has(wanted) or now < record.away_until:
+            return True
+        if self.shared:
+            return now < record.asked_at + _ASK_AGAIN_SECONDS
+        return record.known
 
-    def _load(self, record: Record) -> None:
-        """Ask the index for blocks that are not known."""
-        record.asked_at = trio.current_time()
+    async def _learn(
+        self, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, again: bool = False, read: bool = False
+    ) -> memoryview | None:
+        """Look a data file up, or wait for whoever does. Gives the bytes ``wanted`` if it came to ``read`` them."""
+        name = self._name(object_id, whole)
+        while again or not self.known_nowait(object_id, wanted):
+            under_way = self._looking.get(name)
+            if under_way is not None:
+                await under_way.wait()
+                continue
+            over = self._looking[name] = trio.Event()
+            try:
+                return await self._look_up(name, object_id, whole, wanted, read=read)
+            finally:
+                del self._looking[name]
+                over.set()
+        return None
+
+    async def _look_up(
+        self, name: str, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, read: bool
+    ) -> memoryview | None:
+        span = wanted.aligned(object_id.size, GRAIN_NBYTES)
+        reading = self._reading(whole, wanted, span) if read else None
+        lookups = self._lookups
         try:
-            packed = self._folder.index.find(record.name, record.object_id)
-        except sqlite3.Error as error:
-            if is_damage(error):
+            found = await self._threads.run(partial(lookups.find, name, object_id, whole, span, reading))
+        except TimeoutError:
+            self._put_off(self._record(object_id, whole))
+            return None
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and is_damage(error):
                 self._writer.fail(error)
             else:
-                self._errors += 1  # somebody has locked it; a read does not wait for that
-            return
-        if packed is None:
-            return
-        found = Checksums(record.byte_range.blocks(), packed)
-        for index in found:
-            if index not in record.checksums:
-                record.checksums[index] = found[index]
+                self._errors += 1  # somebody has locked it, or there are no more descriptors
+                self._put_off(self._record(object_id, whole), _BUSY_SECONDS)
+            return None
+        if lookups is not self._lookups or not self.enabled:
+            return None  # it was another folder
+        if found.checksums is None:
+            if self._filter is not None and self._records.get(object_id, whole.start) is None:
+                self._filter.discard(key_of(name))
+            record = self._record(object_id, whole)
+        else:
+            record = self._record(object_id, whole)
+            if record.file is None:
+                record.file = found.file
+            if found.error is None:
+                record.checksums.fill(found.checksums)
+        self._is_told(record)
+        if found.error is not None:
+            self._fault(record, found.error)
+        if found.view is None or found.file is None:
+            return None
+        return self._checked(record, found.file, wanted, span, found.view)
 
-    def _ask_again(self, record: Record) -> bool:
-        """Whether the index was asked anew."""
-        if trio.current_time() < record.asked_at + _ASK_AGAIN_SECONDS:
-            return False
-        self._load(record)
-        return True
+    def _reading(self, whole: ByteRange, wanted: ByteRange, span: ByteRange) -> Callable[[DataFile], memoryview]:
+        """How a thread reads ``span``, for the sake of ``wanted``, of a data file that is for ``whole``."""
+        inside = ByteRange(span.start - whole.start, span.stop - whole.start)
+        if _goes_direct(whole, wanted):
+            buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
+            if buffer is not None:
+                return lambda file: file.read_direct(inside, buffer)
+        once = _ends_small_file(whole, span)
+        return lambda file: file.read(inside, once=once)
 
-    def _opened(self, record: Record, wanted: ByteRange) -> tuple[DataFile, ByteRange, range]:
-        """The file, what has to be read of it, and which grains of that are to be checked, for which they are whole."""
-        file = self._open(record)
+    def _span(self, file: DataFile, record: Record, wanted: ByteRange) -> ByteRange:
+        """What has to be read for ``wanted``: whole grains, where it has to be checked."""
         if not self._config.verify_always and file.is_verified(record.inside(wanted)):
-            return file, wanted.aligned(record.object_id.size, ALIGNMENT_NBYTES), range(0)
-        span = wanted.aligned(record.object_id.size, GRAIN_NBYTES)
-        return file, span, span.blocks(GRAIN_NBYTES)
-
-    # The kernel keeps what it is given in pages of the mount. A second copy of a data set, in pages of the cache's
-    # files, would take the memory that could have kept the rest of it.
-
-    @staticmethod
-    def _goes_direct(record: Record, wanted: ByteRange) -> bool:
-        """Whether a read leaves the page cache alone."""
-        return len(wanted) >= _DIRECT_NBYTES and len(record.byte_range) > _INLINE_NBYTES
-
-    @staticmethod
-    def _ends_small_file(record: Record, span: ByteRange) -> bool:
-        """Whether a read leaves nothing in the page cache."""
-        return span.stop == record.byte_range.stop and len(record.byte_range) <= _INLINE_NBYTES
-
-    def _open(self, record: Record) -> DataFile:
-        file = record.file
-        if file is None:
-            file = record.file = self._folder.files.open(record.name)
-        return file
+            return wanted.aligned(record.object_id.size, ALIGNMENT_NBYTES)
+        return wanted.aligned(record.object_id.size, GRAIN_NBYTES)
 
     def _checked(
-        self,
-        record: Record,
-        file: DataFile,
-        wanted: ByteRange,
-        span: ByteRange,
-        unchecked: range,
-        view: memoryview,
+        self, record: Record, file: DataFile, wanted: ByteRange, span: ByteRange, view: memoryview
     ) -> memoryview | None:
-        """``wanted`` out of ``span``, whose bytes are in ``view``, if its ``unchecked`` grains are right."""
-        if unchecked:
+        """``wanted`` out of ``span``, whose bytes are in ``view``, if they are right."""
+        if len(view) != len(span):
+            self._forget_bad(record, span, "is shorter than its index says")
+            return None
+        if self._config.verify_always or not file.is_verified(record.inside(wanted)):
             if not record.has(span):
                 return None  # evicted while it was being read
             checksums = record.checksums
-            for index in unchecked:
+            for index in span.blocks(GRAIN_NBYTES):
                 start = index * GRAIN_NBYTES - span.start
                 if grain_checksum(view[start : start + GRAIN_NBYTES]) != checksums.grain(index):
                     bad = ByteRange(index * GRAIN_NBYTES, index * GRAIN_NBYTES + 1)
                     self._forget_bad(record, bad, "has blocks that are not what was written")
                     return None
             file.set_verified(record.inside(span))
+        self._told_slow = False
         self._hits += 1
         self._used(record)
         return view if span == wanted else view[wanted.start - span.start : wanted.stop - span.start]
@@ -434,26 +614,79 @@ class DiskTier:
     def _used(self, record: Record) -> None:
         now_ms = self._writer.now_ms()
         if now_ms - record.used_ms >= _USE_MS:
-            record.used_ms = self._writer.touched[record.name] = now_ms
+            self._records.use(record, now_ms)
 
     def _forget_bad(self, record: Record, bad: ByteRange, what: str) -> None:
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
-        record.asked_at = trio.current_time()  # not to be told of them by the index at once
+        self._is_told(record)  # or the index would say at once that they are there
         for index in bad.blocks():
             self._bad_blocks += 1
             del record.checksums[index]
         if record.file is not None:
             record.file.set_verified(record.inside(bad.aligned(record.object_id.size)), False)
 
+    @staticmethod
+    def _is_told(record: Record) -> None:
+        """The index need not be asked of it for a while; for ever, where nobody else writes."""
+        record.known = True
+        record.asked_at = trio.current_time()
+
+    def _put_off(self, record: Record, seconds: float = _SLOW_SECONDS) -> None:
+        """It counts as absent for a while."""
+        record.away_until = trio.current_time() + seconds
+        if seconds == _SLOW_SECONDS and not self._told_slow:
+            self._told_slow = True
+            log.warning("the disk of the cache does not answer: what it has is asked of the store until it does")
+
     def _fault(self, record: Record, error: OSError) -> None:
         """This file cannot be had from the disk; its blocks are fetched again."""
-        if isinstance(error, FileNotFoundError):
-            self._writer.lost.append(record.name)
         self._errors += 1
-        if self._errors == 1:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            self._put_off(record, _BUSY_SECONDS)
+            return
+        if isinstance(error, FileNotFoundError):
+            self._records.lose(record)
+        else:
+            self._distrusted_until = trio.current_time() + _DISTRUST_SECONDS
+        if not self._told_fault:
+            self._told_fault = True
             log.error("a file of the disk cache cannot be read: %s; it is fetched again", str(error))
         record.reset()
-        record.asked_at = trio.current_time()
+        self._is_told(record)
+
+
+# The kernel keeps what it is given in pages of the mount. A second copy of a data set, in pages of the cache's files,
+# would take the memory that could have kept the rest of it.
+
+
+def _goes_direct(whole: ByteRange, wanted: ByteRange) -> bool:
+    """Whether a read of a data file leaves the page cache alone."""
+    return len(wanted) >= _DIRECT_NBYTES and len(whole) > _INLINE_NBYTES
+
+
+def _ends_small_file(whole: ByteRange, span: ByteRange) -> bool:
+    """Whether a read of a data file leaves nothing in the page cache."""
+    return span.stop == whole.stop and len(whole) <= _INLINE_NBYTES
+
+
+def _is_away(record: Record) -> bool:
+    return record.away_until > 0 and trio.current_time() < record.away_until
+
+
+def _files_of(object_id: ObjectId, wanted: ByteRange) -> Iterable[tuple[ByteRange, ByteRange]]:
+    """The data files in which ``wanted`` lies: what of the object each is for, and what of ``wanted`` lies in it."""
+    whole = file_range(object_id, wanted.start)
+    if wanted.stop <= whole.stop:
+        return ((whole, wanted),)
+    return _several_files_of(object_id, wanted)
+
+
+def _several_files_of(object_id: ObjectId, wanted: ByteRange) -> Iterator[tuple[ByteRange, ByteRange]]:
+    start = wanted.start
+    while start < wanted.stop:
+        whole = file_range(object_id, start)
+        yield whole, ByteRange(start, min(wanted.stop, whole.stop))
+        start = whole.stop
 
 
 def _cut(pieces: Sequence[memoryview], byte_range: ByteRange, inside: ByteRange) -> list[memoryview]:
@@ -473,20 +706,31 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
     """The disk tier in ``config.directory``, for the time of the context.
 
     ``space`` names the store and bucket, so that several share a folder; so may several processes, under one limit.
-    Opens at once, however much is in it. Raises UsageError for a folder that cannot be used.
+    Opens at once, however much is in it. Raises UsageError for a folder that cannot be used; where that is the disk's
+    fault, or it is full and nothing can go, the tier is off until the folder can be opened.
     """
+    descriptors = Descriptors(config.most_descriptors)
+    records = Records(config.most_open_files)
+    folder: CacheFolder | None = None
+    fault: OSError | sqlite3.Error | None = None
     try:
-        folder = CacheFolder(config.directory)
-        writer = Writer(config, space, folder)
+        folder = CacheFolder(config.directory, descriptors)
     except OSError as error:
-        raise UsageError(
-            f"cache folder {config.directory} cannot be used: {error.strerror}; choose another --cache-dir"
-        ) from None
+        if not is_fault(error):
+            raise UsageError(
+                f"cache folder {config.directory} cannot be used: {error.strerror}; choose another --cache-dir"
+            ) from None
+        fault = error
     except sqlite3.Error as error:
-        raise UsageError(
-            f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
-        ) from None
-    tier = DiskTier(config, space, folder, writer)
+        if not is_fault(error):
+            raise UsageError(
+                f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
+            ) from None
+        fault = error
+    writer = Writer(config, space, folder, descriptors, records)
+    if fault is not None:
+        writer.fail(fault)
+    tier = DiskTier(config, space, descriptors, writer, records)
     token = trio.lowlevel.current_trio_token()
 
     def wake_reader() -> None:
@@ -501,5 +745,7 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
         writer.wake_reader = lambda: None
         with trio.CancelScope(shield=True):
             stopped = await trio.to_thread.run_sync(writer.stop, _FLUSH_SECONDS)
-        if stopped:  # else the disk hangs, and what it is given up with is closed by the end of the process
-            tier.close()
+            if stopped:  # else the disk hangs, and what it is given up with is closed by the end of the process
+                tier.forget_all()
+                with trio.move_on_after(_FLUSH_SECONDS):
+                    await trio.to_thread.run_sync(tier.close_folder, abandon_on_cancel=True)

@@ -36,7 +36,7 @@ def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) ->
                     nursery.start_soon(put_soon, one)
                     assert await two.wait_for_claim(one_id, one_id.whole) is Claim.ON_DISK
                 assert await check(two, one_id)
-                assert one.claim_nowait(one_id, one_id.whole) is Claim.ON_DISK
+                assert await one.wait_for_claim(one_id, one_id.whole) is Claim.ON_DISK
                 two.release_nowait(other_id, other_id.whole)
                 assert one.claim_nowait(other_id, other_id.whole) is Claim.MINE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from s3stream_fs.cache.disk.direct import DirectWriter, ReadBuffers
-from s3stream_fs.cache.disk.files import DataFile
+from s3stream_fs.cache.disk.files import DataFile, Descriptors
 
 MIB = 1024 * 1024
 DATA = random.Random(2).randbytes(3 * MIB + 4096 + 11)
@@ -23,7 +23,7 @@ def cut(*at: int) -> list[memoryview]:
 
 @pytest.mark.parametrize("at", [(), (1,), (MIB,), (MIB - 1, MIB + 1), (5, 6, 2 * MIB + 3, 3 * MIB)])
 def test_a_file_holds_what_was_written_whole_pages_past_the_page_cache(tmp_path: Path, at: tuple[int, ...]) -> None:
-    file = DataFile(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT))
+    file = DataFile(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), Descriptors())
     file.write(8192, cut(*at), DirectWriter())
     assert (tmp_path / "file").read_bytes() == bytes(8192) + DATA
 

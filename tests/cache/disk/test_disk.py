@@ -16,7 +16,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from disktiers import MIB, NO_RESERVE, back, check, content, data_file, flip, named, nothing, on_disk, put, run, until
+from disktiers import (
+    MIB,
+    NO_RESERVE,
+    back,
+    check,
+    content,
+    data_file,
+    flip,
+    missing,
+    named,
+    nothing,
+    on_disk,
+    put,
+    run,
+    until,
+)
 from s3stream_fs.cache.disk.catalog import Catalog
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.folder import CacheFolder
@@ -32,7 +47,7 @@ SIZES = [1, 100_000, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * MIB + 3]
 def test_what_is_put_is_found_now_and_after_a_restart(tmp_path: Path) -> None:
     async def fill(tier: DiskTier) -> None:
         for size in SIZES:
-            assert tier.missing_nowait(named(str(size), size), named(str(size), size).whole) != ()
+            assert await missing(tier, named(str(size), size), named(str(size), size).whole) != ()
             assert put(tier, named(str(size), size))
         await tier.flush()
         await look(tier)
@@ -40,8 +55,8 @@ def test_what_is_put_is_found_now_and_after_a_restart(tmp_path: Path) -> None:
     async def look(tier: DiskTier) -> None:
         for size in SIZES:
             object_id = named(str(size), size)
-            assert tier.missing_nowait(object_id, object_id.whole) == ()
-            assert tier.cached_nbytes(object_id) == size
+            assert await missing(tier, object_id, object_id.whole) == ()
+            assert await tier.cached_nbytes(object_id) == size
             assert await check(tier, object_id)
             assert await check(tier, object_id, ByteRange(size // 2, size))
         assert tier.statistics().hits > 0
@@ -58,14 +73,14 @@ def test_blocks_come_on_their_own(tmp_path: Path) -> None:
         put(tier, object_id, middle)
         put(tier, object_id, end)
         await tier.flush()
-        assert tier.missing_nowait(object_id, object_id.whole) == (
+        assert await missing(tier, object_id, object_id.whole) == (
             ByteRange(0, middle.start),
             ByteRange(middle.stop, end.start),
         )
         assert await check(tier, object_id, ByteRange(middle.start + 5, middle.stop - 5))
         assert await check(tier, object_id, end)
         assert not await check(tier, object_id, ByteRange(middle.start - 1, middle.stop))
-        assert tier.cached_nbytes(object_id) == 2 * BLOCK_BYTES + 7
+        assert await tier.cached_nbytes(object_id) == 2 * BLOCK_BYTES + 7
 
     run(tmp_path, case)
 
@@ -182,7 +197,7 @@ def test_damaged_files_are_never_believed_and_can_be_written_again(
 
     async def look(tier: DiskTier) -> None:
         assert not await check(tier, victim)
-        assert tier.missing_nowait(victim, victim.whole) == (victim.whole,)
+        assert await missing(tier, victim, victim.whole) == (victim.whole,)
         assert await check(tier, other)
         statistics = tier.statistics()
         assert statistics.bad_blocks + statistics.errors > 0
@@ -314,7 +329,7 @@ def test_folder_removed_while_in_use(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_no_limit_means_no_cache(tmp_path: Path) -> None:
     async def case(tier: DiskTier) -> None:
         assert put(tier, named("key"))  # or it would be offered again for ever
-        assert tier.missing_nowait(named("key"), named("key").whole) == (named("key").whole,)
+        assert await missing(tier, named("key"), named("key").whole) == (named("key").whole,)
         assert not await check(tier, named("key"))
 
     run(tmp_path, case, limit=0)
@@ -362,12 +377,12 @@ def test_an_object_above_1_gib_lies_in_segments_that_come_and_go(tmp_path: Path)
 
     async def look(tier: DiskTier) -> None:
         for byte_range in (across, end):
-            assert tier.missing_nowait(large, byte_range) == ()
+            assert await missing(tier, large, byte_range) == ()
             assert bytes(await tier.read(large, byte_range) or b"") == part_of(large, byte_range)
         inside = ByteRange(SEGMENT_NBYTES - 1000, SEGMENT_NBYTES + 1000)
         assert bytes(await tier.read(large, inside) or b"") == part_of(large, across)[MIB - 1000 : MIB + 1000]
-        assert tier.cached_nbytes(large) == len(across) + len(end)
-        assert tier.missing_nowait(large, large.whole) == (
+        assert await tier.cached_nbytes(large) == len(across) + len(end)
+        assert await missing(tier, large, large.whole) == (
             ByteRange(0, across.start),
             ByteRange(across.stop, WHOLE_NBYTES),
         )
@@ -378,8 +393,8 @@ def test_an_object_above_1_gib_lies_in_segments_that_come_and_go(tmp_path: Path)
             assert await tier.read(large, byte_range) is not None  # all but the first segment are used again
         put(tier, named("other", 4 * MIB))
         await tier.flush()
-        assert tier.missing_nowait(large, across) == (ByteRange(across.start, SEGMENT_NBYTES),)
-        assert tier.missing_nowait(large, end) == ()
+        assert await missing(tier, large, across) == (ByteRange(across.start, SEGMENT_NBYTES),)
+        assert await missing(tier, large, end) == ()
 
     run(tmp_path, fill, look)
     run(tmp_path, push_out, limit=9 * MIB)
@@ -391,7 +406,7 @@ def test_a_range_that_is_half_there_misses_the_other_half(tmp_path: Path) -> Non
     async def case(tier: DiskTier) -> None:
         put(tier, object_id, ByteRange(MIB, 2 * MIB))
         await tier.flush()
-        assert tier.missing_nowait(object_id, ByteRange(MIB, 3 * MIB)) == (ByteRange(2 * MIB, 3 * MIB),)
+        assert await missing(tier, object_id, ByteRange(MIB, 3 * MIB)) == (ByteRange(2 * MIB, 3 * MIB),)
         put(tier, object_id, ByteRange(2 * MIB, 3 * MIB))
         await tier.flush()
         assert await check(tier, object_id, ByteRange(MIB, 3 * MIB))
@@ -426,7 +441,7 @@ def test_a_file_that_another_process_removed_is_let_go(tmp_path: Path) -> None:
         with Catalog(tmp_path) as catalog:
             assert catalog.remove(Selection(), lambda _: None).nfiles == 1
         await until(lambda: not any(f"{tmp_path}/blocks/" in name and "(deleted)" in name for name in open_files()))
-        assert tier.missing_nowait(named("key", MIB), named("key", MIB).whole) != ()
+        assert await missing(tier, named("key", MIB), named("key", MIB).whole) != ()
         assert tier.statistics().errors == 0
         put(tier, named("key", MIB))
         await tier.flush()
@@ -441,7 +456,7 @@ def test_what_is_queued_waits_at_the_end_for_another_process_that_writes(
     held, ending = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with other.locked():
+        with other.locked(lambda: False):
             held.set()
             ending.wait(30)
 
