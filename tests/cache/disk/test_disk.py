@@ -214,6 +214,23 @@ def test_damaged_files_are_never_believed_and_can_be_written_again(
     assert data_file(tmp_path, other).read_bytes() == content(other)
 
 
+def test_one_read_finds_all_of_its_blocks_that_are_wrong(tmp_path: Path) -> None:
+    victim, other = named("victim", MIB), named("other", MIB)
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, victim)
+        put(tier, other)
+
+    async def look(tier: DiskTier) -> None:
+        assert not await check(tier, victim)
+        assert await missing(tier, victim) == (victim.whole,)
+        assert tier.statistics().bad_blocks == MIB // BLOCK_BYTES
+
+    run(tmp_path, fill)
+    data_file(tmp_path, victim).write_bytes(data_file(tmp_path, other).read_bytes())
+    run(tmp_path, look)
+
+
 @pytest.mark.parametrize("junk", [b"", b"not a database at all" * 1000])
 def test_damaged_index_starts_empty(tmp_path: Path, junk: bytes) -> None:
     async def fill(tier: DiskTier) -> None:
