@@ -18,7 +18,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES
 from s3stream_fs.cache.disk.direct import DirectWriter, open_direct
 from s3stream_fs.cache.disk.policy import Amount
 from s3stream_fs.errors import UsageError
@@ -110,7 +109,7 @@ class DataFile:
         self._descriptors = descriptors
         self._nbytes = nbytes
         self._verified = bytearray()
-        """For each grain whether it was seen to be right here, or was just written."""
+        """For each block whether it was seen to be right here, or was just written."""
         descriptors.begin()
 
     def __del__(self) -> None:
@@ -123,15 +122,15 @@ class DataFile:
 
     def is_verified(self, inside: ByteRange) -> bool:
         """Whether these bytes of the file were seen to be right since it was opened."""
-        grains = inside.blocks(GRAIN_NBYTES)
-        return grains.stop <= len(self._verified) and self._verified.find(0, grains.start, grains.stop) < 0
+        blocks = inside.blocks()
+        return blocks.stop <= len(self._verified) and self._verified.find(0, blocks.start, blocks.stop) < 0
 
     def set_verified(self, inside: ByteRange, right: bool = True) -> None:
-        """Note for whole grains of the file whether they are right."""
-        grains = inside.blocks(GRAIN_NBYTES)
-        if grains.stop > len(self._verified):
-            self._verified.extend(bytes(grains.stop - len(self._verified)))
-        self._verified[grains.start : grains.stop] = (b"\1" if right else b"\0") * len(grains)
+        """Note for whole blocks of the file whether they are right."""
+        blocks = inside.blocks()
+        if blocks.stop > len(self._verified):
+            self._verified.extend(bytes(blocks.stop - len(self._verified)))
+        self._verified[blocks.start : blocks.stop] = (b"\1" if right else b"\0") * len(blocks)
 
     def was_longer_than(self, nbytes: int) -> bool:
         """Whether it had more bytes when it was opened."""

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -26,7 +26,7 @@ import trio
 
 from s3stream_fs.cache.database import is_damage
 from s3stream_fs.cache.disk.allowance import Allowance
-from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
+from s3stream_fs.cache.disk.checksums import CHECKSUM_NBYTES, Checksums, run_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
 from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name
@@ -140,8 +140,8 @@ class DiskTier:
         self._token = trio.lowlevel.current_trio_token()
         self._threads = ReadThreads(_READ_THREADS, self._tidy)
         self._nowait_works = True
-        self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * GRAIN_NBYTES)
-        self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * GRAIN_NBYTES))
+        self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * BLOCK_BYTES)
+        self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * BLOCK_BYTES))
         """Where a read goes that may come to nothing, so that no memory is made for it."""
         self._distrusted_until = float("-inf")
         """Until then the kernel is handed no files: their readers would be given the disk's errors."""
@@ -273,7 +273,7 @@ class DiskTier:
         if record is None or not record.has(wanted):
             return None
         file = record.file
-        span = wanted.aligned(object_id.size, GRAIN_NBYTES) if file is None else self._span(file, record, wanted)
+        span = wanted.aligned(object_id.size) if file is None else self._span(file, record, wanted)
         read = self._reading(record.byte_range, wanted, span)
         lookups = self._lookups
 
@@ -546,7 +546,7 @@ class DiskTier:
     async def _look_up(
         self, name: str, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, read: bool
     ) -> memoryview | None:
-        span = wanted.aligned(object_id.size, GRAIN_NBYTES)
+        span = wanted.aligned(object_id.size)
         reading = self._reading(whole, wanted, span) if read else None
         lookups = self._lookups
         try:
@@ -591,28 +591,33 @@ class DiskTier:
         return lambda file: file.read(inside, once=once)
 
     def _span(self, file: DataFile, record: Record, wanted: ByteRange) -> ByteRange:
-        """What has to be read for ``wanted``: whole grains, where it has to be checked."""
+        """What has to be read for ``wanted``: whole blocks, where it has to be checked."""
         if not self._config.verify_always and file.is_verified(record.inside(wanted)):
             return wanted.aligned(record.object_id.size, ALIGNMENT_NBYTES)
-        return wanted.aligned(record.object_id.size, GRAIN_NBYTES)
+        return wanted.aligned(record.object_id.size)
 
     def _checked(
         self, record: Record, file: DataFile, wanted: ByteRange, span: ByteRange, view: memoryview
     ) -> memoryview | None:
         """``wanted`` out of ``span``, whose bytes are in ``view``, if they are right."""
         if len(view) != len(span):
-            self._forget_bad(record, span, "is shorter than its index says")
+            self._forget_bad(record, span.blocks(), "is shorter than its index says")
             return None
         if self._config.verify_always or not file.is_verified(record.inside(wanted)):
             if not record.has(span):
                 return None  # evicted while it was being read
-            checksums = record.checksums
-            for index in span.blocks(GRAIN_NBYTES):
-                start = index * GRAIN_NBYTES - span.start
-                if grain_checksum(view[start : start + GRAIN_NBYTES]) != checksums.grain(index):
-                    bad = ByteRange(index * GRAIN_NBYTES, index * GRAIN_NBYTES + 1)
-                    self._forget_bad(record, bad, "has blocks that are not what was written")
-                    return None
+            blocks = span.blocks()
+            expected, found = record.checksums.run(blocks), run_of(view)
+            if found != expected:
+                # All that is wrong, so that a file that somebody has overwritten is not fetched block by block.
+                starts = range(0, len(found), CHECKSUM_NBYTES)
+                wrong = [
+                    index
+                    for index, at in zip(blocks, starts, strict=True)
+                    if found[at : at + CHECKSUM_NBYTES] != expected[at : at + CHECKSUM_NBYTES]
+                ]
+                self._forget_bad(record, wrong, "has blocks that are not what was written")
+                return None
             file.set_verified(record.inside(span))
         self._told_slow = False
         self._hits += 1
@@ -624,14 +629,16 @@ class DiskTier:
         if now_ms - record.used_ms >= _USE_MS:
             self._records.use(record, now_ms)
 
-    def _forget_bad(self, record: Record, bad: ByteRange, what: str) -> None:
+    def _forget_bad(self, record: Record, bad: Collection[int], what: str) -> None:
+        """Blocks that do not count any more, by their index."""
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
         self._is_told(record)  # or the index would say at once that they are there
-        for index in bad.blocks():
-            self._bad_blocks += 1
+        self._bad_blocks += len(bad)
+        for index in bad:
             del record.checksums[index]
-        if record.file is not None:
-            record.file.set_verified(record.inside(bad.aligned(record.object_id.size)), False)
+            if record.file is not None:
+                start = index * BLOCK_BYTES - record.byte_range.start
+                record.file.set_verified(ByteRange(start, start + BLOCK_BYTES), False)
 
     @staticmethod
     def _is_told(record: Record) -> None:

@@ -15,7 +15,7 @@ from disks import break_ext4, ext4_at
 from disktiers import MIB, back, check, data_file, flip, missing, named, on_disk, put, run, until
 from s3stream_fs.cache.disk.policy import Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.types import ByteRange
+from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
@@ -242,7 +242,7 @@ def test_blocks_may_be_checked_each_time(tmp_path: Path) -> None:
         assert await check(tier, object_id, ByteRange(5, MIB))
         assert not await check(tier, object_id)
         assert tier.statistics().bad_blocks == 1
-        assert await tier.cached_nbytes(object_id) == 3 * MIB - 256 * 1024
+        assert await tier.cached_nbytes(object_id) == 3 * MIB - BLOCK_BYTES
 
     run(tmp_path, case, verify_always=True)
 
