@@ -35,6 +35,11 @@ _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
 
 
+def lacks_descriptors(error: Exception) -> bool:
+    """Whether it says that too many files are open: of this process, or of all."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 class Descriptors:
     """The descriptors of data files: how many there are, and those that nobody uses any more.
 

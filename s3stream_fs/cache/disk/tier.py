@@ -27,7 +27,7 @@ import trio
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
-from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name
+from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name, lacks_descriptors
 from s3stream_fs.cache.disk.filter import Filter, key_of, load
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.index import is_damage
@@ -641,7 +641,7 @@ class DiskTier:
     def _fault(self, record: Record, error: OSError) -> None:
         """This file cannot be had from the disk; its blocks are fetched again."""
         self._errors += 1
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if lacks_descriptors(error):
             self._put_off(record, _BUSY_SECONDS)
             return
         if isinstance(error, FileNotFoundError):

@@ -22,7 +22,7 @@ from typing import Final
 from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
-from s3stream_fs.cache.disk.files import DataFile
+from s3stream_fs.cache.disk.files import DataFile, lacks_descriptors
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.index import Written, is_damage
 from s3stream_fs.cache.disk.policy import Clock, Policy, evictable_before
@@ -225,6 +225,7 @@ class Writer:
                 for write in batch:
                     if write.record.name not in waiting:
                         self._records.saved(write.record.name)
+            batch.clear()  # nor keep its files open
             self.folder.files.descriptors.close_ended()
             if stopping:
                 break
@@ -240,10 +241,10 @@ class Writer:
         try:
             step()
         except (OSError, sqlite3.Error, UsageError) as error:
-            if isinstance(error, UsageError) or not _is_full(error):
+            if isinstance(error, UsageError) or not (_is_full(error) or lacks_descriptors(error)):
                 self.fail(error)
             else:
-                self.errors += 1  # somebody else filled the disk, to its last block
+                self.errors += 1  # somebody else filled the disk, to its last block, or opened all that may be open
         except Exception as error:
             log.exception("bug in the disk cache")
             self.fail(error)
@@ -251,7 +252,8 @@ class Writer:
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
         nbytes = 0
-        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < _BATCH_WRITES:
+        most = min(_BATCH_WRITES, self._records.limit)
+        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
             batch.append(self._queue.popleft())
             nbytes += len(batch[-1].byte_range)
         return batch
@@ -310,7 +312,12 @@ class Writer:
                     self.dropped += 1
                     continue
                 room -= needed
-                done.append(self._write_one(write))
+                try:
+                    done.append(self._write_one(write))
+                except OSError as error:
+                    if not lacks_descriptors(error):
+                        raise
+                    self.dropped += 1
             with index.transaction():
                 index.add(
                     self._space_number,
