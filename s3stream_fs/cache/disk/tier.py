@@ -558,19 +558,16 @@ class DiskTier:
             return None
         if lookups is not self._lookups or not self.enabled:
             return None  # it was another folder
-        if found.checksums is None:
-            if self._filter is not None and self._records.get(object_id, whole.start) is None:
-                self._filter.discard(key_of(name))
-            record = self._record(object_id, whole)
-        else:
-            record = self._record(object_id, whole)
-            if record.file is None:
-                record.file = found.file
-            if found.error is None:
-                record.checksums.fill(found.checksums)
-        self._is_told(record)
+        if found.checksums is None and self._filter is not None and self._records.get(object_id, whole.start) is None:
+            self._filter.discard(key_of(name))
+        record = self._record(object_id, whole)
         if found.error is not None:
             self._fault(record, found.error)
+            return None
+        if found.checksums is not None:
+            record.checksums.fill(found.checksums)
+            record.file = record.file or found.file
+        self._is_told(record)
         if found.view is None or found.file is None:
             return None
         return self._checked(record, found.file, wanted, span, found.view)
