@@ -42,7 +42,8 @@ from s3stream_fs.cache.disk.index import NAMES
 from s3stream_fs.cache.disk.tier import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.filesystem.warming import Warming
 from s3stream_fs.namespace.archive import Archive, ArchiveConfig, open_archive
@@ -129,12 +130,14 @@ async def _serve(
         except StoreError as error:
             raise startup_error(error, config.source, connection) from None
         congestion = Congestion(config.max_in_flight)
-        retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds), congestion)
+        retrying = RetryingStore(s3, RetryPolicy(deadline_seconds=config.read_deadline_seconds))
         store: ObjectStore = retrying
+        data: ObjectStore = s3
         sections: dict[str, Callable[[], object]] = {}
         if file is not None:
             # Outside of the retries: a file that is damaged is so the next time too.
             snapshot = store = SnapshotStore(file, retrying)
+            data = SnapshotStore(file, s3)
             sections["snapshot"] = snapshot.statistics
         space = s3.connection.space
         with ending_with(ExitCode.CACHE):
@@ -156,7 +159,14 @@ async def _serve(
             nursery=nursery,
         )
         fetcher = Fetcher(
-            store, memory, disk, FetchConfig(hedging=config.hedging), congestion, nursery, tree.outdated_nowait
+            data,
+            memory,
+            disk,
+            FetchConfig(hedging=config.hedging),
+            congestion,
+            nursery,
+            tree.outdated_nowait,
+            retrying.retries,
         )
         reader = Reader(fetcher, ReadAheadConfig(), memory.limit_nbytes)
         inodes = InodeTable(config.source.prefix)

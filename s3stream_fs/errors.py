@@ -18,13 +18,13 @@
         └── Transient           asking again may help; the retry policy decides, nobody else
             ├── Throttled       503 SlowDown, 429
             └── StoreUnavailable  5xx, network trouble, short body, time-out; also what is raised once retries are spent
+                └── TooSlow     it did not come by the reader's own deadline
 
 Foreign errors are turned into these at the border (``store/``), by a table. Only ``errno_of`` turns them into errno.
 """
 
 from __future__ import annotations
 
-import copy
 import errno
 from typing import Final
 
@@ -50,7 +50,9 @@ class StoreError(S3StreamError):
 
     def again(self) -> StoreError:
         """The same error, to be raised to one more waiter: each adds its own traceback."""
-        return copy.copy(self)
+        error = type(self).__new__(type(self), *self.args)  # what some of them need beside a message is in __dict__
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class NotFound(StoreError):
@@ -108,6 +110,10 @@ class Throttled(Transient):
 
 class StoreUnavailable(Transient):
     """The store, or the way to it, is out of order."""
+
+
+class TooSlow(StoreUnavailable):
+    """Bytes did not come by the deadline of who waited for them. ``str()`` says how far they were, and why."""
 
 
 _ERRNO: Final[tuple[tuple[type[S3StreamError], int], ...]] = (

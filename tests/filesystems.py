@@ -13,7 +13,8 @@ from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.tier import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound
-from s3stream_fs.fetch.fetcher import FetchConfig, Fetcher
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes
 from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.namespace.inodes import ROOT, InodeTable

@@ -20,7 +20,7 @@ from scripts.oldest import oldest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NAMES = ("setup", "lint", "test", "test-oldest", "demo", "bench", "simulate-s3")
+NAMES = ("setup", "lint", "test", "test-oldest", "demo", "bench", "soak", "simulate-s3")
 SCRIPTS = [ROOT / "scripts" / name for name in NAMES] + [ROOT / ".ci" / "run"]
 
 

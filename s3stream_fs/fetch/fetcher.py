@@ -1,88 +1,31 @@
-"""The fetcher: joins those who want the same bytes, orders GETs by urgency, and starts as many as the budgets allow.
+"""The fetcher: gives readers and warming the bytes that they want, from wherever they are or come.
 
-Owns every GET of data and its task. Never decides what to read ahead (the planner does) and never retries (the store
-does).
+Joins those who want the same bytes. Decides neither what to read ahead (the planner does) nor which GET is sent when
+(the scheduler does), and sets no deadline: whoever waits has his own.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk.tier import Claim, DiskTier
-from s3stream_fs.cache.memory.part import Part
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.cache.memory.tier import MemoryTier
-from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable
-from s3stream_fs.fetch.concurrency import Concurrency
-from s3stream_fs.fetch.flight import Attempt, Flight, FlightState
-from s3stream_fs.fetch.hedging import HedgePolicy
-from s3stream_fs.fetch.queue import Priority, RequestQueue
-from s3stream_fs.ranges import absent_ranges
+from s3stream_fs.errors import StoreError, StoreUnavailable, TooSlow
+from s3stream_fs.fetch.counters import FetchStatistics
+from s3stream_fs.fetch.queue import Priority
+from s3stream_fs.fetch.scheduler import FetchConfig, Scheduler
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.store.congestion import Congestion
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FetchConfig:
-    """Ceilings of the fetcher.
-
-    ``ahead_fraction``: of the slots, for read-ahead; the rest is left to demand, so that it never waits for read-ahead.
-    ``max_queued_ahead``: read-ahead requests that may wait; more are dropped, since a longer queue only grows stale.
-    ``hedging``: whether late GETs are sent a second time.
-    """
-
-    ahead_fraction: float = 0.75
-    max_queued_ahead: int = 256
-    hedging: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class FetchStatistics:
-    """``*_hits`` count pieces served to readers by tier; ``joined`` those that waited for a GET already under way.
-
-    ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
-    ``brought_by_others`` counts parts that another process fetched into the same cache folder at the same moment.
-    ``ahead_limit`` is up to how many GETs in flight read-ahead may start another, ``get_seconds`` how long a GET of a
-    large part takes when nothing is in its way.
-    """
-
-    memory_hits: int
-    disk_hits: int
-    joined: int
-    demand_gets: int
-    ahead_gets: int
-    ahead_dropped: int
-    abandoned: int
-    hedged: int
-    hedges_won: int
-    failed: int
-    brought_by_others: int
-    in_flight: int
-    queued: int
-    nbytes_fetched: int
-    ahead_limit: int
-    get_seconds: float
-
-
-_FINISH_NBYTES: Final = 1024 * 1024
-"""Read-ahead that nobody wants any more may bring so much yet; for more its connection is given up."""
+from s3stream_fs.store.retry import Retries, RetryPolicy
+from s3stream_fs.types import ByteRange, ObjectId
 
 _BRING_TRIES: Final = 5
 """How often warming asks again for what a reader had begun and given up."""
-
-_LEAST_PAUSE_SECONDS: Final = 0.002
-_MOST_PAUSE_SECONDS: Final = 0.02
-"""Late GETs are looked for so often, while any are under way."""
-
-_SAVE_PAUSE_SECONDS: Final = 0.05
-"""A disk of 1 GB/s writes 50 MB in that time, of the 64 MiB that it is given at once."""
 
 
 class Fetcher:
@@ -95,41 +38,18 @@ class Fetcher:
         congestion: Congestion,
         nursery: trio.Nursery,
         outdated: Callable[[ObjectId], None] = lambda _: None,
+        retries: Retries | None = None,
     ) -> None:
-        """``outdated`` is called whenever a GET, wanted by whomever, finds that the store has not got a version."""
-        self._store = store
+        """``store`` is asked once for each try. ``outdated`` is called whenever a GET, wanted by whomever, finds that
+        the store has not got a version."""
         self._memory = memory
         self._disk = disk
-        self._config = config
         self._congestion = congestion
         self._nursery = nursery
-        self._outdated = outdated
-        self._hedging = HedgePolicy()
-        self._concurrency = Concurrency()
-        self._unanswered: dict[Flight, None] = {}
-        """Started flights without a byte and without a hedge, in the order in which they started."""
-        self._any_unanswered = trio.lowlevel.ParkingLot()
-        self._any_unsaved = trio.lowlevel.ParkingLot()
-        self._queue: RequestQueue[Flight] = RequestQueue()
-        self._flights: dict[ObjectId, dict[int, Flight]] = {}
-        """Queued and started flights by block; a block is in at most one flight."""
-        self._ahead_in_flight = 0
-        self._warm_in_flight = 0
-        self._memory_hits = 0
-        self._disk_hits = 0
-        self._joined = 0
-        self._demand_gets = 0
-        self._ahead_gets = 0
-        self._ahead_dropped = 0
-        self._abandoned = 0
-        self._hedged = 0
-        self._hedges_won = 0
-        self._failed = 0
-        self._brought = 0
-        self._nbytes_fetched = 0
-        nursery.start_soon(self._save_the_unsaved)
-        if config.hedging:
-            nursery.start_soon(self._send_late_ones_again)
+        self._retries = retries or Retries(RetryPolicy())
+        self._scheduler = Scheduler(store, memory, disk, config, congestion, nursery, outdated, self._retries)
+        self._flights = self._scheduler.flights
+        self._counters = self._scheduler.counters
 
     def view_nowait(self, object_id: ObjectId, wanted: ByteRange) -> memoryview | None:
         """The bytes, if one place in memory or the page cache has them all. Never waits and never asks for more."""
@@ -137,11 +57,11 @@ class Fetcher:
         if part is not None:
             if wanted.stop > part.byte_range.stop:
                 return None
-            self._memory_hits += 1
+            self._counters.memory_hits += 1
             return self._memory.read(part, wanted.start, wanted.stop)
         view = self._disk.read_nowait(object_id, wanted)
         if view is not None:
-            self._disk_hits += 1
+            self._counters.disk_hits += 1
         return view
 
     def holds_most(self, object_id: ObjectId) -> bool:
@@ -150,34 +70,17 @@ class Fetcher:
 
     def has_or_awaits(self, object_id: ObjectId, wanted: ByteRange) -> bool:
         """Whether a GET that brings the first of these bytes is queued or under way, or all of them are on disk."""
-        coming = wanted.start // BLOCK_BYTES in self._flights.get(object_id, {})
+        coming = self._flights.at(object_id, wanted.start) is not None
         return coming or self._disk.has_nowait(object_id, wanted)
 
     def want_nowait(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
         """Fetch ahead what is missing of the block-aligned ``wanted``. Dropped where a budget is spent."""
         self._want(object_id, wanted, part_nbytes)
-        self._start_what_may()
-
-    def _want(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
-        for byte_range in wanted:
-            if self._disk.known_nowait(object_id, byte_range):
-                self._request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
-            else:
-                self._nursery.start_soon(self._learn_and_want, object_id, byte_range, part_nbytes)
-
-    async def _learn_and_want(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
-        await self._disk.learn(object_id, wanted)
-        self._request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
-        self._start_what_may()
+        self._scheduler.start_what_may()
 
     def drop_ahead_nowait(self, object_id: ObjectId) -> None:
         """Nobody reads this object any more: drop its read-ahead, unless it is about to be complete."""
-        for flight in set(self._flights.get(object_id, {}).values()):
-            if flight.waiters or flight.priority is not Priority.READ_AHEAD:
-                continue
-            if flight.state is FlightState.QUEUED or flight.part.missing_nbytes > _FINISH_NBYTES:
-                self._ahead_dropped += 1
-                self._give_up(flight, StoreUnavailable("read-ahead was dropped"))
+        self._scheduler.drop_ahead(object_id)
 
     async def get(
         self,
@@ -186,41 +89,24 @@ class Fetcher:
         needed: ByteRange,
         ahead: tuple[ByteRange, ...],
         part_nbytes: int,
+        deadline: float = math.inf,
     ) -> memoryview:
         """The bytes ``wanted``; what is missing of the block-aligned ``needed`` around them is fetched for it.
 
-        ``ahead`` is wanted soon, as in ``want_nowait``, but never before what this read waits for.
-        Raises StoreError. On cancellation, GETs that nobody else waits for are dropped.
+        ``ahead`` is wanted soon, as in ``want_nowait``, but never before what this read waits for. ``deadline``, on
+        trio's clock, is the reader's: others go on waiting. Raises StoreError, TooSlow after the deadline. GETs that
+        nobody else waits for are dropped then, and on cancellation.
         """
-        pieces: list[memoryview] = []
-        position = wanted.start
-        if not self._disk.known_nowait(object_id, needed):
-            view = await self._disk.read(object_id, wanted)  # in the same turn of a thread as the look-up
-            if view is not None:
-                self._disk_hits += 1
-                self._want(object_id, ahead, part_nbytes)
-                self._start_what_may()
-                return view
-            await self._disk.learn(object_id, needed)
-        self._request(object_id, needed, part_nbytes, Priority.DEMAND)
-        self._want(object_id, ahead, part_nbytes)
-        self._start_what_may()
+        done = False
         try:
-            while position < wanted.stop:
-                piece = await self._next_piece(object_id, position, wanted.stop)
-                if piece is None:
-                    # Evicted, dropped or damaged since it was asked for: ask again for the rest.
-                    rest = ByteRange(position, wanted.stop).aligned(object_id.size)
-                    self._request(object_id, rest, part_nbytes, Priority.DEMAND)
-                    self._start_what_may()
-                    await trio.lowlevel.checkpoint()
-                    continue
-                pieces.append(piece)
-                position += len(piece)
-        except trio.Cancelled:
-            self._abandon(object_id, needed, Priority.DEMAND)
-            raise
-        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+            with trio.move_on_at(deadline):
+                view = await self._get(object_id, wanted, needed, ahead, part_nbytes)
+                done = True
+                return view
+            raise self._too_slow(object_id, needed)
+        finally:
+            if not done:
+                self._scheduler.abandon(object_id, needed, Priority.DEMAND)
 
     async def bring(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
         """Have the disk tier given what it lacks of the block-aligned ``wanted``, after all that is more urgent.
@@ -228,30 +114,21 @@ class Fetcher:
         Returns when there is nothing left to wait for; what the disk makes of it is the disk's. Raises StoreError.
         """
         await self._disk.learn(object_id, wanted)
-        held = {
-            self._memory.find(object_id, index * BLOCK_BYTES)
-            for absent in self._disk.missing_nowait(object_id, wanted)
-            for index in absent.blocks()
-        }
-        for part in held:
-            if part is not None and not self._disk.put_nowait(object_id, part.byte_range, part.pieces):
-                self._remember_unsaved(part)
+        self._scheduler.saver.save_held(object_id, self._disk.missing_nowait(object_id, wanted))
         for _ in range(_BRING_TRIES):
-            self._request(object_id, wanted, part_nbytes, Priority.WARM)
-            self._start_what_may()
-            flights = self._flights.get(object_id, {})
-            joined = {flights[index] for index in wanted.blocks() if index in flights}
+            self._scheduler.request(object_id, wanted, part_nbytes, Priority.WARM)
+            self._scheduler.start_what_may()
             dropped = False
             try:
-                for flight in joined:
+                for flight in self._flights.within(object_id, wanted):
                     try:
-                        await flight.wait(flight.part.byte_range.stop)
+                        await flight.wait_all()
                     except StoreError:
                         if flight.priority is Priority.WARM:
                             raise
                         dropped = True  # it was a reader's, who does not want it any more
             except trio.Cancelled:
-                self._abandon(object_id, wanted, Priority.WARM)
+                self._scheduler.abandon(object_id, wanted, Priority.WARM)
                 raise
             if not dropped:
                 return
@@ -264,49 +141,79 @@ class Fetcher:
     @property
     def get_seconds(self) -> float:
         """How long a GET of a large part takes when nothing is in its way; 0 while none was seen."""
-        return self._concurrency.large_get_seconds
-
-    @property
-    def _ahead_limit(self) -> int:
-        """Read-ahead in flight at most: what is worth it, and never all slots."""
-        slots = max(int(self._congestion.limit * self._config.ahead_fraction), 1)
-        return min(slots, self._concurrency.ahead_limit)
+        return self._scheduler.get_seconds
 
     def statistics(self) -> FetchStatistics:
         return FetchStatistics(
-            memory_hits=self._memory_hits,
-            disk_hits=self._disk_hits,
-            joined=self._joined,
-            demand_gets=self._demand_gets,
-            ahead_gets=self._ahead_gets,
-            ahead_dropped=self._ahead_dropped,
-            abandoned=self._abandoned,
-            hedged=self._hedged,
-            hedges_won=self._hedges_won,
-            failed=self._failed,
-            brought_by_others=self._brought,
+            **asdict(self._counters),
+            hedged=self._scheduler.hedger.hedged,
+            hedges_won=self._scheduler.hedger.won,
             in_flight=self._congestion.in_flight,
-            queued=len(self._queue),
-            nbytes_fetched=self._nbytes_fetched,
-            ahead_limit=self._ahead_limit,
+            queued=self._scheduler.queued,
+            paused=self._scheduler.paused,
+            ahead_limit=self._scheduler.ahead_limit,
             get_seconds=self.get_seconds,
         )
+
+    async def _get(
+        self,
+        object_id: ObjectId,
+        wanted: ByteRange,
+        needed: ByteRange,
+        ahead: tuple[ByteRange, ...],
+        part_nbytes: int,
+    ) -> memoryview:
+        pieces: list[memoryview] = []
+        position = wanted.start
+        if not self._disk.known_nowait(object_id, needed):
+            view = await self._disk.read(object_id, wanted)  # in the same turn of a thread as the look-up
+            if view is not None:
+                self._counters.disk_hits += 1
+                self.want_nowait(object_id, ahead, part_nbytes)
+                return view
+            await self._disk.learn(object_id, needed)
+        self._scheduler.request(object_id, needed, part_nbytes, Priority.DEMAND)
+        self._want(object_id, ahead, part_nbytes)
+        self._scheduler.start_what_may()
+        while position < wanted.stop:
+            piece = await self._next_piece(object_id, position, wanted.stop)
+            if piece is None:
+                # Evicted, dropped or damaged since it was asked for: ask again for the rest.
+                rest = ByteRange(position, wanted.stop).aligned(object_id.size)
+                self._scheduler.request(object_id, rest, part_nbytes, Priority.DEMAND)
+                self._scheduler.start_what_may()
+                await trio.lowlevel.checkpoint()
+                continue
+            pieces.append(piece)
+            position += len(piece)
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    def _want(self, object_id: ObjectId, wanted: tuple[ByteRange, ...], part_nbytes: int) -> None:
+        for byte_range in wanted:
+            if self._disk.known_nowait(object_id, byte_range):
+                self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
+            else:
+                self._nursery.start_soon(self._learn_and_want, object_id, byte_range, part_nbytes)
+
+    async def _learn_and_want(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
+        await self._disk.learn(object_id, wanted)
+        self._scheduler.request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
+        self._scheduler.start_what_may()
 
     async def _next_piece(self, object_id: ObjectId, start: int, stop: int) -> memoryview | None:
         """Bytes from ``start`` on, as many as the place that has them holds; None where no place has any."""
         part = self._memory.find(object_id, start)
         if part is not None:
-            self._memory_hits += 1
+            self._counters.memory_hits += 1
             return self._memory.read(part, start, min(stop, part.byte_range.stop))
-        flight = self._flights.get(object_id, {}).get(start // BLOCK_BYTES)
+        flight = self._flights.at(object_id, start)
         if flight is not None:
-            self._joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
-            if flight.state is FlightState.QUEUED:
-                # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
-                self._queue.promote(flight, Priority.DEMAND, object_id)
+            self._counters.joined += flight.waiters > 0 or flight.priority is not Priority.DEMAND
+            # It may have come as read-ahead since this read began; what somebody waits for is never dropped.
+            if self._scheduler.promote(flight):
+                self._scheduler.start_what_may()
             stop = min(stop, flight.part.byte_range.stop)
-            await flight.wait(stop)
-            if flight.brought:
+            if not await flight.wait(start, stop):
                 return None
             # It may have been held, and even evicted, by now; the flight still has the bytes.
             if self._memory.find(object_id, start) is flight.part:
@@ -319,7 +226,7 @@ class Fetcher:
         if view is None:
             view = await self._disk.read(object_id, cached)
         if view is not None:
-            self._disk_hits += 1
+            self._counters.disk_hits += 1
         return view
 
     def _cached_prefix(self, object_id: ObjectId, wanted: ByteRange) -> ByteRange | None:
@@ -330,223 +237,10 @@ class Fetcher:
         stop = missing[0].start
         return ByteRange(wanted.start, min(stop, wanted.stop)) if stop > wanted.start else None
 
-    def _request(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int, priority: Priority) -> None:
-        """Queue flights for what no tier has and no flight brings; a demand promotes the flights that it joins."""
-        for missing in self._missing(object_id, wanted, priority):
-            for byte_range in missing.parts(part_nbytes):
-                if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:
-                    self._ahead_dropped += 1
-                    continue
-                flight = Flight(Part(object_id, byte_range), priority)
-                blocks = self._flights.setdefault(object_id, {})
-                for index in byte_range.blocks():
-                    blocks[index] = flight
-                self._queue.push(flight, priority, object_id)
-
-    def _missing(self, object_id: ObjectId, wanted: ByteRange, priority: Priority) -> Iterator[ByteRange]:
-        flights = self._flights.get(object_id, {})
-        if not flights and self._disk.has_nowait(object_id, wanted):
-            return  # without a look at each block: a window has hundreds
-
-        def coming_or_here(index: int) -> bool:
-            flight = flights.get(index)
-            if flight is not None:
-                if priority is Priority.DEMAND and flight.state is FlightState.QUEUED:
-                    self._queue.promote(flight, priority, object_id)
-                return True
-            return self._memory.find(object_id, index * BLOCK_BYTES) is not None
-
-        for absent in list(absent_ranges(wanted, coming_or_here)):
-            yield from self._disk.missing_nowait(object_id, absent)
-
-    def _start_what_may(self) -> None:
-        """Start queued flights while there are slots and memory. Called whenever either may have become free."""
-        congestion = self._congestion
-        for priority in Priority:
-            while (flight := self._queue.peek(priority)) is not None:
-                ahead = priority > Priority.DEMAND
-                if congestion.in_flight >= congestion.limit:
-                    return
-                if ahead and self._ahead_in_flight >= self._ahead_limit:
-                    return
-                if priority is Priority.WARM and self._warm_waits:
-                    return
-                if not self._memory.reserve_nowait(flight.nbytes):
-                    return  # what is in flight will land and make room
-                self._start(self._queue.pop(priority), ahead)
-
-    @property
-    def _warm_waits(self) -> bool:
-        """Whether warming has its share already, or the disk has enough to do."""
-        return self._warm_in_flight >= max(self._ahead_limit // 2, 1) or self._memory.first_unsaved() is not None
-
-    def _start(self, flight: Flight, ahead: bool) -> None:
-        flight.state = FlightState.STARTED
-        flight.counted_ahead = ahead
-        self._congestion.in_flight += 1
-        self._ahead_in_flight += ahead
-        self._warm_in_flight += flight.priority is Priority.WARM
-        if not self._disk.shared:
-            self._send(flight)
-        else:
-            self._nursery.start_soon(self._leave_to_others, flight, flight.attempt())
-
-    async def _leave_to_others(self, flight: Flight, attempt: Attempt) -> None:
-        """Another process fetches these bytes: they are on disk then; or here after all, if they do not come."""
-        part = flight.part
-        claim: Claim | None = None
-        try:
-            with attempt.scope:
-                claim = await self._disk.wait_for_claim(part.object_id, part.byte_range)
-        finally:
-            flight.attempts.discard(attempt)
-            attempt.over()
-            if claim is None or claim is Claim.ON_DISK:
-                flight.brought = claim is Claim.ON_DISK
-                self._brought += flight.brought
-                self._end(flight, None)
-        if flight.state is not FlightState.LANDED:
-            self._send(flight)
-
-    def _send(self, flight: Flight) -> None:
-        flight.started_at = trio.current_time()
-        self._demand_gets += not flight.counted_ahead
-        self._ahead_gets += flight.counted_ahead
-        self._hedging.on_started()
-        self._unanswered[flight] = None
-        self._any_unanswered.unpark()
-        self._nursery.start_soon(self._fly, flight, flight.attempt())
-
-    async def _fly(self, flight: Flight, attempt: Attempt) -> None:
-        """One GET of a flight, and the end of the flight if it was the one that counts."""
-        error: StoreError | None = None
-        try:
-            with attempt.scope:
-                await self._store.get_range(flight.part.object_id, flight.part.byte_range, attempt.deliver)
-        except StoreError as store_error:
-            error = store_error
-        except Exception:
-            log.exception("bug: GET of %r bytes %r", flight.part.object_id.key, flight.part.byte_range)
-            error = StoreUnavailable("internal error, see the log")
-        finally:
-            # Also on the way out of a cancelled nursery: accounts stay right until the end.
-            flight.attempts.discard(attempt)
-            attempt.over()
-            over = flight.leader is attempt or not flight.attempts
-            if over and flight.state is not FlightState.LANDED:
-                self._end(flight, error)
-
-    def _end(self, flight: Flight, error: StoreError | None) -> None:
-        """The last GET of a flight is over, or the one that brought its bytes."""
-        part = flight.part
-        now = trio.current_time()
-        flight.cancel()
-        self._unanswered.pop(flight, None)
-        if flight.leader is not None:
-            self._hedging.on_answered(len(part.byte_range), flight.answered_at - flight.started_at)
-            self._hedges_won += flight.leader.hedge
-            flight.leader = None  # they name each other, and bytes must not wait for the collector of cycles
-        if part.complete:
-            self._congestion.on_landed(now)
-        self._congestion.in_flight -= 1
-        self._ahead_in_flight -= flight.counted_ahead
-        self._warm_in_flight -= flight.priority is Priority.WARM
-        self._nbytes_fetched += part.filled_to - part.byte_range.start
-        self._memory.release(flight.nbytes)
-        if part.complete:
-            self._concurrency.on_complete(len(part.byte_range), now - flight.started_at, now)
-            saved = self._disk.put_nowait(part.object_id, part.byte_range, part.pieces)
-            if not saved or flight.priority is not Priority.WARM:  # which shall not push out what readers want
-                self._memory.hold(part)
-            if not saved:
-                self._disk.release_nowait(part.object_id, part.byte_range)
-                self._remember_unsaved(part)
-            self._land(flight, None)
-        elif flight.brought:
-            self._land(flight, None)
-        else:
-            self._disk.release_nowait(part.object_id, part.byte_range)
-            self._failed += error is not None
-            gone = isinstance(error, NotFound | ObjectChanged)
-            if gone:
-                self._outdated(part.object_id)  # before those who wait for it hear of it
-            self._land(flight, error or StoreUnavailable("the request was abandoned"))
-            if gone:
-                self.drop_ahead_nowait(part.object_id)
-        self._start_what_may()
-
-    def _remember_unsaved(self, part: Part) -> None:
-        self._memory.remember_unsaved(part)
-        self._any_unsaved.unpark_all()
-
-    async def _save_the_unsaved(self) -> None:
-        """Give the disk tier, whenever it has time, what it had no time for and memory still holds."""
-        while True:
-            part = self._memory.first_unsaved()
-            if part is None:
-                await self._any_unsaved.park()
-            elif self._disk.put_nowait(part.object_id, part.byte_range, part.pieces):
-                self._memory.forget_unsaved(part)
-                self._start_what_may()
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.sleep(_SAVE_PAUSE_SECONDS)
-
-    async def _send_late_ones_again(self) -> None:
-        """Hedge: a GET for which somebody waits and which is later than most of its like is sent a second time."""
-        while True:
-            now = trio.current_time()
-            due = self._hedge_nowait(now)
-            if self._unanswered:
-                await trio.sleep_until(max(due, now + _LEAST_PAUSE_SECONDS))
-            else:
-                await self._any_unanswered.park()
-
-    def _hedge_nowait(self, now: float) -> float:
-        """Send those again that are late now. Returns when to look again."""
-        due = now + _MOST_PAUSE_SECONDS
-        for flight in list(self._unanswered):
-            if flight.leader is not None:
-                del self._unanswered[flight]
-                continue
-            late_after = self._hedging.late_after(len(flight.part.byte_range))
-            if late_after is None or not flight.waiters:
-                continue
-            if now < flight.started_at + late_after:
-                due = min(due, flight.started_at + late_after)
-            elif self._hedging.spend():
-                del self._unanswered[flight]
-                self._hedged += 1
-                self._nursery.start_soon(self._fly, flight, flight.attempt(hedge=True))
-        return due
-
-    def _land(self, flight: Flight, error: StoreError | None) -> None:
-        self._forget(flight)
-        flight.land(error)
-
-    def _forget(self, flight: Flight) -> None:
-        """From now on nobody can join this flight."""
-        blocks = self._flights.get(flight.part.object_id, {})
-        for index in flight.part.byte_range.blocks():
-            if blocks.get(index) is flight:
-                del blocks[index]
-        if not blocks:
-            self._flights.pop(flight.part.object_id, None)
-
-    def _give_up(self, flight: Flight, error: StoreError) -> None:
-        """Nobody wants this flight."""
-        if flight.state is FlightState.QUEUED:
-            self._queue.discard(flight, flight.part.object_id)
-            self._land(flight, error)
-        else:
-            # Forgotten before it lands: who comes now must not join a GET that is being cancelled.
-            self._forget(flight)
-            flight.cancel()
-
-    def _abandon(self, object_id: ObjectId, needed: ByteRange, priority: Priority) -> None:
-        """Somebody gave up: drop the GETs of ``needed``, of this priority, that nobody else waits for."""
-        flights = self._flights.get(object_id, {})
-        for flight in {flights[index] for index in needed.blocks() if index in flights}:
-            if flight.waiters == 0 and flight.priority is priority:
-                self._abandoned += 1
-                self._give_up(flight, StoreUnavailable("the request was abandoned"))
+    def _too_slow(self, object_id: ObjectId, needed: ByteRange) -> TooSlow:
+        """What a reader is told at its deadline: of the first flight that it needs, which is the one it waited for."""
+        for flight in self._flights.within(object_id, needed)[:1]:
+            if flight.tries is not None:
+                self._retries.on_given_up()
+            return TooSlow(flight.state_text(trio.current_time()))
+        return TooSlow("its bytes have not come")

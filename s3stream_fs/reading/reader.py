@@ -5,6 +5,7 @@ Owns the planners. Makes no requests itself and holds no bytes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,14 +76,15 @@ class Reader:
         self._nbytes_read += len(view)
         return view
 
-    async def fetch(self, object_id: ObjectId, offset: int, size: int) -> memoryview:
-        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand. Raises StoreError."""
+    async def fetch(self, object_id: ObjectId, offset: int, size: int, deadline: float = math.inf) -> memoryview:
+        """What ``read`` gives, where ``read_nowait`` has just said that it is not at hand. Raises StoreError, TooSlow
+        where it has not come by ``deadline`` on trio's clock."""
         wanted = ByteRange(offset, min(offset + size, object_id.size))
         started = trio.current_time()
         plan = self._plan(object_id, wanted, started, at_hand=False)
         self._reads_that_waited += 1
         try:
-            view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes)
+            view = await self._fetcher.get(object_id, wanted, plan.need, plan.ahead, plan.part_nbytes, deadline)
         finally:
             self._seconds_waited += trio.current_time() - started
         self._reads += 1

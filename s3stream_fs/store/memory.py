@@ -31,12 +31,14 @@ class MemoryStore:
 
     While ``gate`` is an Event, every request waits for it, after it was noted; while ``answer_late`` is one, every LIST
     waits for it with its answer in hand. ``seconds``, where it is set, says how long each request takes, one after the
-    other. A ``directory_bucket`` lists as those of S3 Express One Zone do.
+    other. A ``directory_bucket`` lists as those of S3 Express One Zone do. Bodies are delivered as they come or, where
+    ``in_pieces`` is False, at their end, as a real store's client does with small ones.
     """
 
-    def __init__(self, page_limit: int = 1000, *, directory_bucket: bool = False) -> None:
+    def __init__(self, page_limit: int = 1000, *, directory_bucket: bool = False, in_pieces: bool = True) -> None:
         self._page_limit = page_limit
         self._directory_bucket = directory_bucket
+        self.in_pieces = in_pieces
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._failures: list[_Failure] = []
         self.requests: list[tuple[str | int, ...]] = []
@@ -138,9 +140,12 @@ class MemoryStore:
         if info.archived:
             raise Archived("403 InvalidObjectState")
         stop = byte_range.stop if failure is None else min(byte_range.start + failure.after_nbytes, byte_range.stop)
-        for start in range(byte_range.start, stop, _PIECE_NBYTES):
-            deliver(memoryview(data)[start : min(start + _PIECE_NBYTES, stop)])
-            await trio.lowlevel.checkpoint()
+        if self.in_pieces:
+            for start in range(byte_range.start, stop, _PIECE_NBYTES):
+                deliver(memoryview(data)[start : min(start + _PIECE_NBYTES, stop)])
+                await trio.lowlevel.checkpoint()
+        elif failure is None:
+            deliver(memoryview(data)[byte_range.start : stop])
         if failure is not None:
             raise failure.error.again()
 

@@ -52,8 +52,8 @@ class Rig:
         trio.run(main)
 
 
-def memory_rig() -> Rig:
-    fake = MemoryStore()
+def memory_rig(in_pieces: bool) -> Rig:
+    fake = MemoryStore(in_pieces=in_pieces)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[ObjectStore]:
@@ -129,13 +129,24 @@ def rigged(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator
         return retrying(rig) if name.startswith("retrying") else rig
 
     if name.endswith("memory"):
-        yield wrap(memory_rig())
+        yield wrap(memory_rig(in_pieces="whole" not in name))
     else:
         with S3Server(LAYERS[name.removeprefix("retrying ").removeprefix("snapshot ")]) as server:
             yield wrap(s3_rig(server))
 
 
-@pytest.fixture(params=["memory", "s3", "retrying memory", "retrying s3", "snapshot memory", "snapshot s3"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "whole memory",
+        "s3",
+        "retrying memory",
+        "retrying whole memory",
+        "retrying s3",
+        "snapshot memory",
+        "snapshot s3",
+    ]
+)
 def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
     with rigged(request.param, monkeypatch, tmp_path) as made:
         yield made

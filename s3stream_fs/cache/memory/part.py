@@ -5,19 +5,17 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 
-from s3stream_fs.types import ByteRange, ObjectId
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 
 class Part:
     """A block-aligned range of one object, filled from its start by the pieces of a GET, without a copy."""
 
-    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "loans", "object_id", "spent")
+    __slots__ = ("_pieces", "_starts", "byte_range", "filled_to", "object_id", "spent")
 
     def __init__(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         self.object_id = object_id
         self.byte_range = byte_range
-        self.loans: set[Loan] = set()
-        """The views of this part that the memory tier has given out and that are still in use."""
         self.spent = False
         """It was read to its end."""
         self.filled_to = byte_range.start
@@ -54,16 +52,29 @@ class Part:
         piece = self._pieces[index]
         if first + stop - start <= len(piece):
             return piece[first : first + stop - start]
-        joined = bytearray(stop - start)
-        position = start
-        while position < stop:
+        found = []
+        while start < stop:
             piece = self._pieces[index]
-            first = position - self._starts[index]
-            taken = piece[first : first + stop - position]
-            joined[position - start : position - start + len(taken)] = taken
-            position += len(taken)
+            first = start - self._starts[index]
+            found.append(piece[first : first + stop - start])
+            start += len(found[-1])
             index += 1
-        return memoryview(joined)
+        return memoryview(b"".join(found))  # into memory that was not set to zero before
+
+    def kept(self) -> Part | None:
+        """What has come of a body that ended early, as a complete part of whole blocks; None where not one has come.
+
+        It shares this part's buffers, which live as long as either of them.
+        """
+        start, stop = self.byte_range.start, self.filled_to
+        if not self.complete:
+            stop = stop // BLOCK_BYTES * BLOCK_BYTES
+        if stop <= start:
+            return None
+        kept = Part(self.object_id, ByteRange(start, stop))
+        for piece in self._pieces:
+            kept.append(piece[: kept.missing_nbytes])
+        return kept
 
 
 class Loan(weakref.ref[memoryview]):

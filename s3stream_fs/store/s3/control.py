@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import botocore
 import botocore.auth
 import botocore.exceptions
 import botocore.handlers
+import botocore.utils
 import trio
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
@@ -34,7 +35,7 @@ from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
 from s3stream_fs.store.s3.http import OriginFormSession
 from s3stream_fs.store.s3.lister import Lister
 from s3stream_fs.store.s3.spelling import Spelling
-from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ListPage, ObjectId, ObjectInfo
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -115,8 +116,10 @@ class ControlPlane:
             answer = await self._call("get_object", Key=object_id.key, Range=span, **given, **self._objects)
             async with answer["Body"] as stream:  # leaving it ends the connection, where the body is not wanted
                 self._check(object_id, byte_range, answer)
-                body = await _read(stream, answer.get("ContentLength"), len(byte_range))
-        deliver(memoryview(body))
+                # botocore compares a checksum, where the answer has one, with the body when all of it has come.
+                checked = any(name.startswith("Checksum") for name in answer)
+                piece_nbytes = len(byte_range) if checked else BLOCK_BYTES
+                await _hand_over(stream, answer.get("ContentLength"), len(byte_range), deliver, piece_nbytes)
 
     @staticmethod
     def _check(object_id: ObjectId, span: ByteRange, answer: Any) -> None:
@@ -199,6 +202,30 @@ class _Signing(AioCredentials):  # type: ignore[misc]
         return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token)
 
 
+async def _hand_over(stream: Any, told_nbytes: object, nbytes: int, deliver: Deliver, piece_nbytes: int) -> None:
+    """Deliver a body of just so many bytes as it comes. Of one that is cut at most two pieces are lost: one that was
+    not whole, and one of which it had to be seen whether the body goes on. Raises StoreUnavailable."""
+    if told_nbytes not in (None, nbytes):
+        raise StoreUnavailable(f"the body has {told_nbytes} bytes instead of {nbytes}")
+    left, held = nbytes, b""
+    try:
+        async with aclosing(stream.iter_chunks(piece_nbytes)) as pieces:
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    break
+                if held:
+                    deliver(memoryview(held))
+                held = piece
+    except Exception as error:
+        raise from_botocore(error) from None
+    if left < 0:
+        raise StoreUnavailable(f"the body has more than {nbytes} bytes instead of {nbytes}")
+    deliver(memoryview(held))
+    if left:
+        raise StoreUnavailable(f"the body has {nbytes - left} bytes instead of {nbytes}")
+
+
 async def _read(stream: Any, told_nbytes: object, nbytes: int) -> bytes:
     """A body of just so many bytes; of one that is longer no more is read than shows it. Raises StoreUnavailable."""
     try:
@@ -228,6 +255,7 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     # It reads the profile, but all that counts of it is in the connection, and goes before it.
     session = AioSession(profile=connection.config.profile)
     session.register_component("data_loader", loader())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time_or_none)
     if keyring is not None:
         session._credentials = _Signing(keyring)
     try:
@@ -277,6 +305,15 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     finally:
         with trio.CancelScope(shield=True):
             await making.__aexit__(None, None, None)
+
+
+def _time_or_none(text: Any) -> datetime | None:
+    """One object's Last-Modified may be no time; that shall not make its answer unreadable."""
+    try:
+        time: datetime = botocore.utils.parse_timestamp(text)
+    except (ValueError, OverflowError, RuntimeError):
+        return None
+    return time
 
 
 def _follow_nowhere(context: dict[str, Any], **_: Any) -> None:

@@ -1,6 +1,6 @@
 """The data plane: ranged GETs by obstore, whose own threads do the work; trio's thread hardly notices.
 
-Bytes stay in the buffers that Rust filled. Never retries.
+Bytes are handed over as they come, in the buffers that obstore filled. Never retries.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import obstore
+import trio
 from obstore.store import S3Store as ObstoreS3
 
 from s3stream_fs.errors import ObjectChanged, StoreError, StoreUnavailable, UsageError
@@ -20,7 +21,8 @@ from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.credentials import Keys
 from s3stream_fs.store.s3.faults import from_obstore
 from s3stream_fs.store.s3.guest import GuestLoop
-from s3stream_fs.types import ByteRange, ObjectId
+from s3stream_fs.store.s3.pace import Pace
+from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -29,7 +31,7 @@ _IDLE_SECONDS: Final = 15
 """A connection on which nothing has come for this long is dead: a first byte takes 0.1 s, the worst seen took 1 s."""
 
 _REQUEST_SECONDS: Final = 120
-"""A single GET that is still running then is not worth waiting for: 8 MiB at 70 kB/s."""
+"""A single GET that is still running then is given up: 8 MiB at 70 kB/s. What it has brought is not lost."""
 
 _NO_PROXY: Final = "http://127.0.0.1:9"
 """Nothing is ever sent there: it stands where obstore would else take a proxy from the environment."""
@@ -62,6 +64,7 @@ class DataPlane:
         self._loop = GuestLoop()
         self._connection = connection
         self._keys: Keys | None = None
+        self._pace = Pace()
         try:
             self._store = self._made(None)
         except Exception as error:  # obstore's own, which have no common root
@@ -84,28 +87,44 @@ class DataPlane:
             options["if_match"] = etag
         elif since is not None:
             options["if_unmodified_since"] = since
-        wait = self._loop.wait
         try:
-            result = await wait(obstore.get_async, store, object_id.key, options=options)
+            result = await self._loop.wait(obstore.get_async, store, object_id.key, options=options)
             self._check(object_id, byte_range, result)
-            if "range" in options:
-                # How long it is, obstore does not tell: so one piece of what was asked for or more, not all that comes.
-                read: Any = result.stream(min_chunk_size=len(byte_range) + 1).__anext__
-            else:
-                # As long as its size, which has been checked; and for small ones a fifth less CPU.
-                read = result.bytes_async
-            body = memoryview(await wait(read))
+            await self._read(result, len(byte_range), deliver, ranged="range" in options)
         except StoreError:
             raise
-        except StopAsyncIteration:
-            raise StoreUnavailable(f"the body is empty instead of {len(byte_range)} bytes") from None
         except Exception as foreign:  # the border: obstore's errors have no common root
             raise from_obstore(foreign, self._connection.address.region) from None
-        if len(body) != len(byte_range):
-            raise StoreUnavailable(f"the body has {len(body)} bytes instead of {len(byte_range)}")
-        # In one piece: a reader's 1 MiB then mostly lies in one buffer and goes to the kernel without a copy. In pieces
-        # of 1 MiB as they came, one cold stream reached 550-650 MiB/s instead of 720-850.
-        deliver(body)
+
+    async def _read(self, result: Any, nbytes: int, deliver: Deliver, *, ranged: bool) -> None:
+        """Hand a body over as it comes. Of one that is cut at most the last piece is lost (see ``Pace``)."""
+        wait, pace = self._loop.wait, self._pace
+        in_one = nbytes <= pace.piece_nbytes
+        # How long a body is, obstore does not tell: so no more is asked for than what shows that it is too long.
+        least = nbytes + 1 if in_one else pace.piece_nbytes
+        # A whole object has the size that was checked; and if it is small, bytes_async takes a fifth less CPU.
+        read = result.bytes_async if in_one and not ranged else result.stream(min_chunk_size=least).__anext__
+        left = nbytes
+        while left:
+            then = trio.current_time()
+            try:
+                piece = memoryview(await wait(read))
+            except StopAsyncIteration:
+                break
+            left -= len(piece)
+            if len(piece) >= BLOCK_BYTES:
+                pace.came(len(piece), trio.current_time() - then)
+            ended = len(piece) < least
+            if not left and not ended:
+                with suppress(StopAsyncIteration):
+                    left -= len(await wait(read))
+            if left < 0:
+                raise StoreUnavailable(f"the body has {nbytes - left} bytes or more instead of {nbytes}")
+            deliver(piece)
+            if ended:
+                break
+        if left:
+            raise StoreUnavailable(f"the body has {nbytes - left} bytes instead of {nbytes}")
 
     @staticmethod
     def _check(object_id: ObjectId, span: ByteRange, result: Any) -> None:

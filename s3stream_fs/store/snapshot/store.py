@@ -208,7 +208,7 @@ class SnapshotStore:
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         if not object_id.etag:
-            raise StoreUnavailable(f"the snapshot has no version of {object_id.key!r}, without which no bytes are sure")
+            raise StoreError(f"the snapshot has no version of {object_id.key!r}, without which no bytes are sure")
         await self._inner.get_range(object_id, byte_range, deliver)
 
     def statistics(self) -> SnapshotStatistics:
