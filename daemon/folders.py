@@ -5,6 +5,7 @@ Owns the places and who may look into them. Never writes a file into them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -119,4 +120,6 @@ def check_cache_folder(path: Path, mountpoint: Path) -> None:
     except FileExistsError:
         raise ExitError(f"the cache folder {path} is a file; {advice}", code) from None
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return  # the mount does without it, says so, and takes it into use once it can
         raise ExitError(f"cannot use the cache folder {path}: {error.strerror}; {advice}", code) from None

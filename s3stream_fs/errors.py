@@ -25,7 +25,6 @@ Foreign errors are turned into these at the border (``store/``), by a table. Onl
 
 from __future__ import annotations
 
-import copy
 import errno
 from typing import Final
 
@@ -51,7 +50,9 @@ class StoreError(S3StreamError):
 
     def again(self) -> StoreError:
         """The same error, to be raised to one more waiter: each adds its own traceback."""
-        return copy.copy(self)
+        error = type(self).__new__(type(self), *self.args)  # what some of them need beside a message is in __dict__
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class NotFound(StoreError):

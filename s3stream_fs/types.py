@@ -116,12 +116,14 @@ class ListPage:
     """One page of a listing: objects and common prefixes, both in the order in which the store gave them.
 
     ``last`` is the greatest key or prefix of the page by its UTF-8 bytes, empty for an empty page. ``next_token`` asks
-    for the page after this one and is None on the last page.
+    for the page after this one and is None on the last page. ``unusable`` are keys of which the store says what cannot
+    be true; they are not among the objects.
     """
 
     objects: tuple[ObjectInfo, ...]
     prefixes: tuple[str, ...]
     next_token: str | None
+    unusable: tuple[str, ...] = ()
 
     @property
     def last(self) -> str:

@@ -17,6 +17,7 @@ from s3stream_fs.types import ByteRange, ObjectId
 MIB = 1024 * 1024
 NO_RESERVE = Reserve(0.0)
 RETRY_SECONDS = 0.2
+LOCK_SECONDS = 0.5
 Case = Callable[[DiskTier], Awaitable[None]]
 
 
@@ -43,7 +44,13 @@ def run(
 ) -> None:
     """Each case in a newly opened tier."""
     config = DiskTierConfig(
-        folder, limit, reserve, policy=policy, verify_always=verify_always, retry_seconds=RETRY_SECONDS
+        folder,
+        limit,
+        reserve,
+        policy=policy,
+        verify_always=verify_always,
+        retry_seconds=RETRY_SECONDS,
+        lock_seconds=LOCK_SECONDS,
     )
 
     async def main(case: Case) -> None:

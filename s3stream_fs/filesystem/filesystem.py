@@ -8,7 +8,8 @@ Raises errors.S3StreamError and nothing else; a binding turns that into an errno
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -17,8 +18,17 @@ import trio
 
 from s3stream_fs.cache.disk.files import DataFile
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable, TooSlow
+from s3stream_fs.errors import (
+    Archived,
+    NameTooLong,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+    TooSlow,
+)
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
+from s3stream_fs.filesystem.failures import Failures
 from s3stream_fs.filesystem.xattrs import CACHED, s3_attributes
 from s3stream_fs.namespace.inodes import DirectoryInode, FileInode, InodeTable
 from s3stream_fs.namespace.keys import NAME_MAX
@@ -52,13 +62,15 @@ class FileSystemConfig:
 
 @dataclass(frozen=True, slots=True)
 class FileSystemStatistics:
-    """``denied_archived`` counts opens and reads refused because the object has to be restored first."""
+    """``denied_archived`` counts opens and reads refused because the object has to be restored first, ``repeated`` what
+    was asked for again just after it had failed."""
 
     lookups: int
     lookups_not_found: int
     opens: int
     denied_archived: int
     deadlines_missed: int
+    repeated: int
 
 
 class Found(NamedTuple):
@@ -82,6 +94,8 @@ class FileSystem:
         self._opens = 0
         self._denied_archived = 0
         self._deadlines_missed = 0
+        self._repeated = 0
+        self._failures = Failures()
 
     def seconds_valid(self, fresh_until: float) -> float:
         """How long a kernel may keep an answer that is fresh until then: names grow no older there than here."""
@@ -92,7 +106,7 @@ class FileSystem:
         directory = self._directory(parent)
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
-        with self._deadline("lookup", directory.prefix):
+        with self._deadline("lookup", f"{directory.prefix}{name.decode(errors='replace')}", (parent, name)):
             answer = await self._tree.lookup(directory.prefix, name)
         return self._found(answer)
 
@@ -219,15 +233,14 @@ class FileSystem:
         again shall find the new one.
         """
         object_id = self._readable(number).info.id
-        deadline = trio.current_time() + self._config.deadline_seconds
-        try:
-            return await self._reader.fetch(object_id, offset, size, deadline)
-        except TooSlow as error:
-            raise self.missed("read", object_id.key, str(error)) from None
-        except (ObjectChanged, NotFound):
-            with trio.move_on_after(_TOLD_SECONDS):
-                await self._tree.changes.wait_told()
-            raise
+        # The reader ends its wait itself, at the same time: it knows what it waited for.
+        with self._deadline("read", object_id.key, number, offset, offset + size, itself=True) as deadline:
+            try:
+                return await self._reader.fetch(object_id, offset, size, deadline)
+            except (ObjectChanged, NotFound):
+                with trio.move_on_after(_TOLD_SECONDS):
+                    await self._tree.changes.wait_told()
+                raise
 
     def xattr_names(self, number: int) -> list[bytes]:
         """The names of an inode's extended attributes."""
@@ -251,7 +264,12 @@ class FileSystem:
 
     def statistics(self) -> FileSystemStatistics:
         return FileSystemStatistics(
-            self._lookups, self._lookups_not_found, self._opens, self._denied_archived, self._deadlines_missed
+            self._lookups,
+            self._lookups_not_found,
+            self._opens,
+            self._denied_archived,
+            self._deadlines_missed,
+            self._repeated,
         )
 
     def _readable(self, number: int) -> FileInode:
@@ -280,8 +298,24 @@ class FileSystem:
             return file_attributes(inode.number, info.id.size, info.mtime_ns, info.archived, self._config.attributes)
         return directory_attributes(inode.number, self._config.mounted_at_ns, self._config.attributes)
 
-    def _deadline(self, what: str, key: str) -> _Deadline:
-        return _Deadline(self, what, key, self._config.deadline_seconds)
+    def _deadline(
+        self, what: str, key: str, asked: Hashable = None, start: int = 0, stop: int = 1, *, itself: bool = False
+    ) -> _Deadline:
+        """Raises what ``asked`` has failed with a moment ago, so that what the kernel asks twice is waited for once.
+
+        The retry policy gives up first where the store is at fault; this also bounds waiting for a slot or memory.
+        ``itself``: the operation ends by itself in time, with TooSlow.
+        """
+        failed = None if asked is None else self._failures.find(asked, start, stop, trio.current_time())
+        if failed is not None:
+            self._repeated += 1
+            raise failed
+        return _Deadline(self, what, key, asked, start, stop, self._config.deadline_seconds, itself=itself)
+
+    def failed(self, asked: Hashable, start: int, stop: int, error: StoreError, began: float) -> None:
+        """Remember what an operation has come to, which ``began`` at that time."""
+        if asked is not None:
+            self._failures.note(asked, start, stop, error, began, trio.current_time())
 
     def missed(self, what: str, key: str, why: str = "") -> StoreUnavailable:
         """Count and log an operation that did not end in time. Returns the error for it."""
@@ -292,23 +326,45 @@ class FileSystem:
 
 
 class _Deadline:
-    """``with`` it around an operation. A class of its own, since a generator costs 4 us more for each read."""
+    """``with`` it around an operation; gives the time, on trio's clock, by which it is over. A class of its own, since
+    a generator costs 4 us more for each read."""
 
-    __slots__ = ("_filesystem", "_key", "_scope", "_what")
+    __slots__ = ("_asked", "_began", "_deadline", "_filesystem", "_key", "_scope", "_start", "_stop", "_what")
 
-    def __init__(self, filesystem: FileSystem, what: str, key: str, seconds: float) -> None:
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        what: str,
+        key: str,
+        asked: Hashable,
+        start: int,
+        stop: int,
+        seconds: float,
+        *,
+        itself: bool,
+    ) -> None:
         self._filesystem = filesystem
         self._what = what
         self._key = key
-        self._scope = trio.move_on_after(seconds)
+        self._asked = asked
+        self._start = start
+        self._stop = stop
+        self._began = trio.current_time()
+        self._deadline = self._began + seconds
+        self._scope = trio.CancelScope(deadline=math.inf if itself else self._deadline)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> float:
         self._scope.__enter__()
+        return self._deadline
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         handled = self._scope.__exit__(kind, error, traceback)
-        if self._scope.cancelled_caught:
-            raise self._filesystem.missed(self._what, self._key)
+        if self._scope.cancelled_caught or isinstance(error, TooSlow):
+            missed = self._filesystem.missed(self._what, self._key, str(error) if isinstance(error, TooSlow) else "")
+            self._filesystem.failed(self._asked, self._start, self._stop, missed, self._began)
+            raise missed from None
+        if isinstance(error, StoreError):
+            self._filesystem.failed(self._asked, self._start, self._stop, error, self._began)
         return handled

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sqlite3
-import stat
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,7 +20,7 @@ from typing import Final
 import trio
 from xxhash import xxh3_64_intdigest
 
-from s3stream_fs.cache.disk.index import is_damage
+from s3stream_fs.cache.database import is_damage, open_database, remove_database
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.rows import Rows
 
@@ -175,7 +173,7 @@ class Archive:
                 self._db = None
                 if self._damaged:
                     with suppress(OSError):
-                        _remove_files(self._config.path)
+                        remove_database(self._config.path)
 
     async def _write_batch(self) -> None:
         async with self._turn:
@@ -199,33 +197,20 @@ class Archive:
         path = self._config.path
         for damaged in (False, True):
             if damaged:
-                _remove_files(path)
-            with suppress(FileExistsError):  # made by us, so that nobody else can read it
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise OSError(0, f"{path.name} is not a regular file")
-            db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False)
+                remove_database(path)
             try:
-                (found,) = db.execute("PRAGMA user_version").fetchone()
-                if found not in (0, _FORMAT):
-                    raise sqlite3.DatabaseError(f"format {found}")
-                if not found:
-                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
-                db.execute("PRAGMA journal_size_limit=4194304")
-                if not found:
-                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
-                row = db.execute(
-                    "SELECT 1 FROM listing WHERE space = ? AND listed_ms > ? LIMIT 1",
-                    (self._config.space, _ms(since)),
-                ).fetchone()
-            except sqlite3.OperationalError:
-                db.close()
-                raise  # locked, or the disk is at fault
-            except sqlite3.DatabaseError as error:
-                db.close()
-                if damaged:
+                db = open_database(path, _FORMAT, _SCHEMA, _WAIT_SECONDS)
+                try:
+                    row = db.execute(
+                        "SELECT 1 FROM listing WHERE space = ? AND listed_ms > ? LIMIT 1",
+                        (self._config.space, _ms(since)),
+                    ).fetchone()
+                except BaseException:
+                    db.close()
                     raise
+            except sqlite3.Error as error:
+                if damaged or not is_damage(error):
+                    raise  # locked, or the disk is at fault
                 log.warning("the listings in %s cannot be used (%s): they are made anew", path, error)
                 continue
             self._db = db
@@ -316,11 +301,6 @@ class Archive:
         self._damaged = self._damaged or (isinstance(error, sqlite3.Error) and is_damage(error))
         if self._errors == 1:
             log.error("listings are not kept on the disk as they should be: %s", error)
-
-
-def _remove_files(path: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _pieces(prefix: str, found: Iterable[tuple[object, object]]) -> tuple[Rows, ...] | None:

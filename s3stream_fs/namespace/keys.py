@@ -21,6 +21,7 @@ class Hidden(Enum):
     NUL = "a NUL byte"
     TOO_LONG = "a path component longer than 255 bytes"
     NOT_TEXT = "characters that UTF-8 cannot carry"
+    UNTRUE = "the store says what cannot be true of it, such as its size"
 
 
 def component(text: str) -> bytes | Hidden:

@@ -7,7 +7,7 @@ front of a file of the same name. Never asks a store for anything; the tree feed
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from hashlib import blake2b
 from itertools import islice
@@ -144,6 +144,7 @@ class Listing:
         if not self.ordered and (until is not None or len(self.lanes) > 1):
             raise StoreUnavailable(f"the listing of {self.prefix!r} is in order only at its start")
         lane.complete = page.next_token is None
+        self.hide(Hidden.UNTRUE, page.unusable)
         for info in page.objects:
             key = info.id.key[skip:]
             if not key:
@@ -177,6 +178,13 @@ class Listing:
         for rows in pieces:
             self._publish_rows(rows)
         self.finish()
+
+    def hide(self, reason: Hidden, keys: Sequence[str]) -> None:
+        """Take note of keys that it cannot show."""
+        if keys:
+            self.hidden = self.hidden or {}
+            count, example = self.hidden.get(reason, (0, keys[0]))
+            self.hidden[reason] = (count + len(keys), example)
 
     def finish(self) -> None:
         """There are no more pages."""
@@ -300,10 +308,7 @@ class Listing:
     def _add(self, lane: Lane, text: str, key: str, info: ObjectInfo | None) -> None:
         name = component(text)
         if isinstance(name, Hidden):
-            if self.hidden is None:
-                self.hidden = {}
-            count, example = self.hidden.get(name, (0, key))
-            self.hidden[name] = (count + 1, example)
+            self.hide(name, (key,))
         elif info is None or name not in lane.pending:
             lane.pending[name] = info  # a directory shadows a file
 

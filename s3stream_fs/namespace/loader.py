@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from s3stream_fs.errors import StoreError
+from s3stream_fs.namespace.keys import Hidden
 from s3stream_fs.namespace.listing import Lane, Listing
 from s3stream_fs.namespace.scale import Scale
 from s3stream_fs.types import ListPage
@@ -129,6 +130,8 @@ class Loader:
         elif not lane.complete and lane.last < beyond and (lane.until is None or beyond < lane.until):
             if first is None or (lane.until is not None and first > lane.until):
                 lane.until = beyond
+                if first is None:
+                    listing.hide(Hidden.UNTRUE, page.unusable)
             else:
                 self._guesses_left += 1  # it was right, and cost nothing
                 upper = listing.split(lane, beyond)

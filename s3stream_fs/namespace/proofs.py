@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from s3stream_fs.namespace.keys import Hidden, component
@@ -17,8 +18,7 @@ def proven(prefix: str, page: ListPage) -> Iterator[tuple[str, bytes, Row]]:
     last = None if page.next_token is None else _bytes(page.last)
     directories: set[str] = set()
     files: list[tuple[str, bytes, ObjectInfo]] = []
-    for info in page.objects:
-        key = info.id.key
+    for key, info in _keys(page):
         if not key.startswith(prefix):
             continue
         above = prefix
@@ -34,7 +34,7 @@ def proven(prefix: str, page: ListPage) -> Iterator[tuple[str, bytes, Row]]:
             above = below
         else:
             name = component(text)
-            if not isinstance(name, Hidden) and (last is None or last >= _bytes(key) + b"/"):
+            if info is not None and not isinstance(name, Hidden) and (last is None or last >= _bytes(key) + b"/"):
                 files.append((above, name, info))
     for above, name, info in files:
         if f"{info.id.key}/" not in directories:
@@ -45,8 +45,8 @@ def listed(prefix: str, page: ListPage) -> Iterator[tuple[str, ListPage]]:
     """What a flat page that has all keys below ``prefix`` says of each directory there, ``prefix`` first."""
     objects: dict[str, list[ObjectInfo]] = {prefix: []}
     prefixes: dict[str, list[str]] = {prefix: []}
-    for info in page.objects:
-        key = info.id.key
+    unusable: defaultdict[str, list[str]] = defaultdict(list)
+    for key, info in _keys(page):
         if not key.startswith(prefix):
             continue
         above = prefix
@@ -56,9 +56,23 @@ def listed(prefix: str, page: ListPage) -> Iterator[tuple[str, ListPage]]:
                 prefixes[above].append(below)
                 objects[below], prefixes[below] = [], []
             above = below
-        objects[above].append(info)
+        if info is None:
+            unusable[above].append(key)
+        else:
+            objects[above].append(info)
     for directory in objects:
-        yield directory, ListPage(tuple(objects[directory]), tuple(prefixes[directory]), None)
+        yield (
+            directory,
+            ListPage(tuple(objects[directory]), tuple(prefixes[directory]), None, tuple(unusable.get(directory, ()))),
+        )
+
+
+def _keys(page: ListPage) -> Iterator[tuple[str, ObjectInfo | None]]:
+    """All keys of a page; of those that are unusable nothing is known but that they are there."""
+    for info in page.objects:
+        yield info.id.key, info
+    for key in page.unusable:
+        yield key, None
 
 
 def _bytes(key: str) -> bytes:

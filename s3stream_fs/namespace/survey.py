@@ -7,6 +7,7 @@ list flat, each directory is listed by itself.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import trio
 from s3stream_fs.errors import Denied, StoreError
 from s3stream_fs.namespace.scale import Scale
 from s3stream_fs.types import ListPage, ObjectInfo
+
+log = logging.getLogger(__name__)
 
 _MAX_RANGES: Final = 16
 """Ranges at once. With 60 ms for a page, parsing keeps one core busy from there on."""
@@ -94,6 +97,8 @@ class Survey:
         """How many keys lie between two cuts, as far as was seen."""
         self._looked_at: set[str] = set()
         self._long: dict[str, _Long] = {}
+        self._left_out = False
+        """It was said that something is."""
         self.progress = SurveyProgress()
 
     async def run(self) -> None:
@@ -134,6 +139,7 @@ class Survey:
         token = None
         while True:
             page = await self._list(directory, token=token, after="", flat=False)
+            self._leave_out(page)
             self.progress.pages += 1
             self._count(page.objects)
             self._take(page.objects)
@@ -141,6 +147,13 @@ class Survey:
             token = page.next_token
             if token is None:
                 return
+
+    def _leave_out(self, page: ListPage) -> None:
+        if page.unusable and not self._left_out:
+            self._left_out = True
+            log.warning(
+                "%r and perhaps others are left out: the store says what cannot be true of them", page.unusable[0]
+            )
 
     def _start(self, nursery: trio.Nursery, part: _Range, token: str | None) -> None:
         self._ranges.append(part)
@@ -162,6 +175,7 @@ class Survey:
 
     def _add(self, part: _Range, page: ListPage) -> bool:
         """Take a page of a range. Returns whether the range goes on behind it."""
+        self._leave_out(page)
         self.progress.pages += 1
         self._looks_left += _LOOKS_PER_PAGE
         objects = page.objects

@@ -21,7 +21,7 @@ from s3stream_fs.errors import Denied, NotFound, StoreUnavailable
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.changes import Change, Changes
 from s3stream_fs.namespace.entries import Entry, FileEntry
-from s3stream_fs.namespace.keys import text_of
+from s3stream_fs.namespace.keys import Hidden, text_of
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings, ListingsStatistics
 from s3stream_fs.namespace.outdated import Outdated
@@ -355,9 +355,11 @@ class Tree:
         fresh_until = trio.current_time() + self._ttl_seconds
         page = await self._list(key, limit=_LOOKUP_LIMIT, flat=True)
         info = next((info for info in page.objects if info.id.key == key), None)
+        if key in page.unusable:
+            self._say_hidden(prefix, Hidden.UNTRUE, 1, key)
         if page.next_token is not None and page.last.encode() < key.encode() + b"/":
             page = await self._list(key + "/", limit=_LOOKUP_LIMIT, flat=True)
-        if any(below.id.key.startswith(key + "/") for below in page.objects):
+        if any(below.startswith(key + "/") for below in (*(info.id.key for info in page.objects), *page.unusable)):
             if self._ttl_seconds > 0 and page.next_token is None:
                 for directory, entries in listed(key + "/", page):
                     self._listings.take(directory, entries, fresh_until, moment)
@@ -445,16 +447,19 @@ class Tree:
     def _report(self, listing: Listing) -> None:
         """Count what the listing cannot show, and say so once per directory and reason."""
         for reason, (count, example) in (listing.hidden or {}).items():
-            if (listing.prefix, reason) not in self._reported:
-                self._reported[listing.prefix, reason] = None
-                self._hidden_keys += count
-                log.warning("%d keys under %r are hidden, such as %r: %s", count, listing.prefix, example, reason.value)
+            self._say_hidden(listing.prefix, reason, count, example)
         if listing.marker_nbytes and (listing.prefix, "marker") not in self._reported:
             self._reported[listing.prefix, "marker"] = None
             self._unreachable_markers += 1
             log.warning(
                 "%r is shown as a directory; its %d bytes cannot be read", listing.prefix, listing.marker_nbytes
             )
+
+    def _say_hidden(self, prefix: str, reason: Hidden, count: int, example: str) -> None:
+        if (prefix, reason) not in self._reported:
+            self._reported[prefix, reason] = None
+            self._hidden_keys += count
+            log.warning("%d keys under %r are hidden, such as %r: %s", count, prefix, example, reason.value)
 
 
 def _place_of(object_id: ObjectId) -> tuple[str, bytes, bytes]:

@@ -17,8 +17,13 @@ def mtime_of(modified: datetime) -> int:
     return shown_mtime(int(modified.timestamp() * NANOSECONDS))
 
 
+def is_size(size: object) -> bool:
+    """Whether an object may have so many bytes."""
+    return isinstance(size, int) and 0 <= size <= MAX_OBJECT_NBYTES
+
+
 def checked_size(key: str, size: object) -> int:
-    if not isinstance(size, int) or not 0 <= size <= MAX_OBJECT_NBYTES:
+    if not isinstance(size, int) or not is_size(size):
         raise StoreError(f"the store says that {key!r} has {size!r} bytes; it cannot be trusted")
     return size
 

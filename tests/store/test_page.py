@@ -132,11 +132,6 @@ def test_what_a_page_says_of_more_in_other_letters() -> None:
 MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>token</NextContinuationToken>"
 WRONG = {
     "another prefix": page(listed("b/c")),
-    "no key": page("<Contents><Size>3</Size></Contents>"),
-    "no size": page(listed("a/b", "")),
-    "a negative size": page(listed("a/b", "<Size>-3</Size>")),
-    "a size in other digits": page(listed("a/b", "<Size>٣</Size>")),
-    "a huge size": page(listed("a/b", "<Size>9999999999999999999</Size>")),
     "a prefix that is not below": page("<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>"),
     "no next token": page(listed("a/b") + "<IsTruncated>true</IsTruncated>"),
     "the same token again": page(listed("a/b") + MORE),
@@ -148,6 +143,35 @@ def test_what_cannot_be_true(body: bytes) -> None:
     with pytest.raises(StoreError) as failed:
         parse_page(body, "a/", "token")
     assert not isinstance(failed.value, StoreUnavailable)  # to ask again would not help
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["<Contents><Size>3</Size></Contents>"]
+    + [
+        listed("a/odd", f"{size}")
+        for size in (
+            "",
+            "<Size/>",
+            "<Size>-3</Size>",
+            "<Size>3.0</Size>",
+            "<Size>٣</Size>",
+            "<Size>9223372036854775807</Size>",
+            "<Size>9999999999999999999</Size>",
+        )
+    ],
+)
+def test_an_object_of_which_something_cannot_be_true_is_left_out(odd: str) -> None:
+    found = parse_page(page(listed("a/b") + odd + listed("a/z") + MORE), "a/", None)
+    assert [info.id.key for info in found.objects] == ["a/b", "a/z"]
+    assert found.unusable == (("a/odd",) if "odd" in odd else ("",))
+    assert (found.last, found.next_token) == ("a/z", "token")
+
+
+def test_a_storage_class_has_an_end() -> None:
+    endless = "<Size>3</Size><StorageClass>" + "X" * 100_000 + "</StorageClass>"
+    (found,) = parse_page(page(listed("a", endless)), "", None).objects
+    assert len(found.storage_class) < 100
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from s3stream_fs.cache.disk.checksums import Checksums, checksum_of
-from s3stream_fs.cache.disk.folder import BLOCKS, INDEX, CacheFolder
-from s3stream_fs.cache.disk.index import CachedObject, Row, Selection, Victim
-from s3stream_fs.cache.disk.policy import PINNED, Clock, file_range
+from s3stream_fs.cache.disk.folder import BLOCKS, INDEX, LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
+from s3stream_fs.cache.disk.index import CachedObject, Row, Selection
+from s3stream_fs.cache.disk.policy import PINNED, Clock, Victim, file_range
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ObjectId
 
 _BATCH: Final = 256
 """Files that are removed in one transaction, for which everybody else waits."""
+
+_BATCH_ROWS: Final = 4096
+"""Rows that are pinned in one, some 30 ms."""
+
+_PAUSE_SECONDS: Final = 2 * LOCK_PAUSE_SECONDS
+"""Between two of them, in which whoever waits for the lock gets it."""
+
+_LOCK_SECONDS: Final = 60.0
+"""How long a daemon that keeps the lock is waited for: it may be writing to a slow disk."""
 
 Advance = Callable[[int], object]
 """Told, now and then, how many more bytes on disk have been dealt with."""
@@ -89,6 +100,8 @@ class Catalog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._folder.close()
+        if isinstance(error, LockHeldError):
+            raise UsageError(f"cache folder {self._directory} cannot be used now: {error.strerror}") from None
         if isinstance(error, sqlite3.Error):
             raise UsageError(f"the index in cache folder {self._directory} cannot be used: {error}") from None
 
@@ -106,7 +119,7 @@ class Catalog:
         names = {number: name for name, number in spaces.items()}
         nfiles, nbytes = self._index.count(Selection())
         pinned = self._index.count_pinned()
-        free, whole = self._folder.files.free_nbytes()
+        free, whole = self._folder.files.free()
         return Summary(
             directory=self._directory,
             nfiles=nfiles,
@@ -115,8 +128,8 @@ class Catalog:
             limit_nbytes=self._index.limit_nbytes,
             pinned_nfiles=pinned[0],
             pinned_nbytes=pinned[1],
-            disk_free_nbytes=free,
-            disk_nbytes=whole,
+            disk_free_nbytes=free.nbytes,
+            disk_nbytes=whole.nbytes,
             spaces={name: self._index.count(Selection((number,))) for name, number in spaces.items()},
             pins=tuple(
                 (names.get(space, "?"), prefix.decode("utf-8", "replace")) for space, prefix in self._index.pins()
@@ -135,7 +148,7 @@ class Catalog:
         """Remove files, pinned ones too."""
         nfiles = nbytes = 0
         for rows in self._batches(selection):
-            with self._folder.locked():
+            with self._locked():
                 with self._index.transaction():
                     removed = self._index.remove(Victim(row.row, row.name, row.nbytes) for row in rows)
                 for victim in removed:
@@ -165,20 +178,38 @@ class Catalog:
 
     def pin(self, selection: Selection) -> tuple[int, int]:
         """What begins with this prefix, now or later, is not evicted. Returns the files and bytes that are there."""
-        with self._folder.locked(), self._index.transaction():
-            self._index.pin(selection)
+        with self._locked(), self._index.transaction():
+            self._index.add_pin(selection)
+        for rows in self._row_batches():
+            with self._locked(), self._index.transaction():
+                self._index.pin(selection, rows)
         return self._index.count(selection)
 
     def unpin(self, selection: Selection) -> int:
         """Returns how many pins there were."""
-        with self._folder.locked(), self._index.transaction():
-            return self._index.unpin(selection, Clock().now_ms())
+        with self._locked(), self._index.transaction():
+            count = self._index.remove_pins(selection)
+        for rows in self._row_batches():
+            with self._locked(), self._index.transaction():
+                self._index.unpin(selection, rows, Clock().now_ms())
+        return count
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return self._folder.locked(patience(_LOCK_SECONDS))
+
+    def _row_batches(self) -> Iterator[range]:
+        rows = self._index.rows_after(0, _BATCH_ROWS)
+        while rows:
+            yield rows
+            time.sleep(_PAUSE_SECONDS)
+            rows = self._index.rows_after(rows.stop - 1, _BATCH_ROWS)
 
     def _batches(self, selection: Selection) -> Iterator[list[Row]]:
         after, last = 0, self._index.last_row()  # or it would never end while a daemon writes
         while rows := self._index.rows(selection, after, last, _BATCH):
             after = rows[-1].row
             yield rows
+            time.sleep(_PAUSE_SECONDS)
 
     def _check(self, row: Row) -> tuple[Checksums | None, int]:
         """The checksums of the blocks that are right, and how many are not; None where there is no file."""
@@ -202,12 +233,12 @@ class Catalog:
         return checksums, bad
 
     def _forget_bad(self, row: Row, good: Checksums) -> None:
-        with self._folder.locked(), self._index.transaction():
+        with self._locked(), self._index.transaction():
             self._index.replace(row, good.packed())
 
     def _forget_missing(self, row: Row) -> int:
         """How many files were missing: none, where it was evicted a moment ago."""
-        with self._folder.locked(), self._index.transaction():
+        with self._locked(), self._index.transaction():
             return 0 if self._folder.files.exists(row.name) else self._index.forget([row.name])
 
 

@@ -15,7 +15,8 @@ class DiskTierConfig:
     ``queue_nbytes`` are taken at once; more have to wait in the memory tier, so that a slow disk never holds a reader.
     At most ``most_open_files`` data files stay open, each with two descriptors where there are enough.
     ``verify_always``: blocks are checked each time they are read, and not only the first time since the start. A disk
-    that fails is tried again every ``retry_seconds``.
+    that fails is tried again every ``retry_seconds``. Another process that keeps the folder's lock, or the index's, is
+    waited for ``lock_seconds`` at a time: a batch of 32 MiB takes that at 6 MiB/s.
     """
 
     directory: Path
@@ -25,6 +26,7 @@ class DiskTierConfig:
     policy: Policy = Policy.LRU
     verify_always: bool = False
     retry_seconds: float = 10.0
+    lock_seconds: float = 5.0
     most_open_files: int = 512
 
     @property

@@ -20,6 +20,7 @@ from typing import Final
 
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES
 from s3stream_fs.cache.disk.direct import DirectWriter, open_direct
+from s3stream_fs.cache.disk.policy import Amount
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange, ObjectId
 
@@ -30,6 +31,9 @@ _SECTOR_NBYTES: Final = 512
 """The unit of st_blocks."""
 
 _NAME: Final = re.compile("[0-9a-f]{32}")
+
+_PROBE_NBYTES: Final = 64 * 1024
+"""What SQLite asks for at once, at the most."""
 
 _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
@@ -229,10 +233,21 @@ class DataFiles:
         with contextlib.suppress(FileNotFoundError):  # another daemon that shares the folder was first
             os.unlink(_path(name), dir_fd=self._fd)
 
-    def free_nbytes(self) -> tuple[int, int]:
-        """Bytes that are free for this user, and bytes of the whole file system."""
+    def free(self) -> tuple[Amount, Amount]:
+        """What is free for this user, and what the whole file system has: no files where it does not count them."""
         status = os.fstatvfs(self._fd)
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        return (
+            Amount(status.f_bavail * status.f_frsize, status.f_favail),
+            Amount(status.f_blocks * status.f_frsize, status.f_files),
+        )
+
+    def probe(self) -> None:
+        """Raises the OSError with which the disk would answer a small new file."""
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        try:
+            os.pwrite(fd, bytes(_PROBE_NBYTES), 0)
+        finally:
+            os.close(fd)
 
     def names(self, shard: str) -> list[tuple[str, int]]:
         """The data files of one shard, each with the bytes that it takes on disk."""

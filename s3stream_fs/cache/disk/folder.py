@@ -13,9 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from s3stream_fs.cache.database import is_busy, is_damage, may_be_full, remove_database
 from s3stream_fs.cache.disk.claims import Claims
 from s3stream_fs.cache.disk.files import DataFiles, Descriptors, make_private_folder
-from s3stream_fs.cache.disk.index import BlockIndex, is_damage
+from s3stream_fs.cache.disk.holder import holder_of
+from s3stream_fs.cache.disk.index import BlockIndex, oldest_of
+from s3stream_fs.cache.disk.policy import Amount
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,31 @@ INDEX: Final = "index.sqlite"
 _LOCK: Final = "writing.lock"
 _CLAIMS: Final = "fetching.lock"
 
-_LOCK_PAUSE_SECONDS: Final = 0.005
+LOCK_SECONDS: Final = 5.0
+"""Who has had the lock for so long does not work any more: a batch of 32 MiB takes that at 6 MiB/s."""
+
+LOCK_PAUSE_SECONDS: Final = 0.005
 """How often it is tried to be had. A batch takes some ten times that."""
+
+_TO_OPEN_NBYTES: Final = 4 * 1024 * 1024
+"""What has to go for an index that has no room to be opened: its log, and what others take meanwhile. A guess."""
+
+_TO_OPEN_NFILES: Final = 4
+"""The same of inodes."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_FAULTS: Final = _FULL | {errno.EIO, errno.EUCLEAN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EWOULDBLOCK}
+
+
+class LockHeldError(OSError):
+    """Another process does not let go of the folder. The text says which."""
+
+
+def patience(seconds: float) -> Callable[[], bool]:
+    """Says when so many seconds have passed from now on."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
 
 
 class CacheFolder:
@@ -51,15 +77,24 @@ class CacheFolder:
         make_private_folder(blocks)
         self._index_path = blocks / INDEX
         with ExitStack() as stack:
-            self.files = DataFiles(blocks, descriptors or Descriptors())
+            self.files = DataFiles(blocks, Descriptors() if descriptors is None else descriptors)
             stack.callback(self.files.close)
-            self._lock = _open_lock(blocks / _LOCK)
+            self._lock_path = blocks / _LOCK
+            self._lock = _open_lock(self._lock_path)
             stack.callback(os.close, self._lock)
             self.claims = Claims(_open_lock(blocks / _CLAIMS))
             stack.callback(self.claims.close)
-            self.writing = self._open_index(damaged_inode, may_reset)
-            stack.callback(self.writing.close)
-            self.index = self.open_index()
+            try:
+                self._open_indexes(damaged_inode, may_reset)
+            except sqlite3.Error as error:
+                if not self.is_full(error):
+                    raise
+                gone = self._evict_unread()
+                self._open_indexes(damaged_inode, may_reset)
+                stack.callback(self.index.close)
+                stack.callback(self.writing.close)
+                with self._flocked(patience(LOCK_SECONDS)), self.writing.transaction():
+                    self.writing.forget(gone)
             stack.pop_all()
 
     def open_index(self) -> BlockIndex:
@@ -73,12 +108,25 @@ class CacheFolder:
         self.claims.close()
         os.close(self._lock)
 
+    def is_full(self, error: Exception) -> bool:
+        """Whether it says that the disk has no room for more: no bytes, no inodes, or not for this user."""
+        if isinstance(error, OSError):
+            return error.errno in _FULL
+        if not may_be_full(error):
+            return False
+        try:
+            self.files.probe()
+        except OSError as found:
+            return found.errno in _FULL
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
     @contextmanager
-    def locked(self, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def locked(self, give_up: Callable[[], bool]) -> Iterator[None]:
         """Alone among all processes that write here: what is on disk and what the index counts is the same outside.
 
         Waits for the others, who hold it for a batch at a time, until ``give_up`` says so. A killed one holds nothing.
-        Raises OSError, also where somebody has put another index in the place of the one that is open.
+        Raises LockHeldError then, and OSError also where somebody has put another index in the place of the one that
+        is open.
         """
         with self._flocked(give_up):
             if self._index_path.stat().st_ino != self.writing.inode:
@@ -93,12 +141,34 @@ class CacheFolder:
                 break
             except BlockingIOError:
                 if give_up():
-                    raise
-                time.sleep(_LOCK_PAUSE_SECONDS)
+                    raise LockHeldError(errno.EWOULDBLOCK, f"{holder_of(self._lock_path)} keeps its lock") from None
+                time.sleep(LOCK_PAUSE_SECONDS)
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _open_indexes(self, damaged_inode: int | None, may_reset: bool) -> None:
+        self.writing = self._open_index(damaged_inode, may_reset)
+        try:
+            self.index = self.open_index()
+        except BaseException:
+            self.writing.close()
+            raise
+
+    def _evict_unread(self) -> list[str]:
+        """Have files go before the index is open: to be opened it needs room for its log. Returns their names."""
+        gone = []
+        with self._flocked(patience(LOCK_SECONDS)):
+            left = Amount(_TO_OPEN_NBYTES, _TO_OPEN_NFILES)
+            for victim in oldest_of(self._index_path):
+                if self.files.exists(victim.name):
+                    self.files.remove(victim.name)
+                    gone.append(victim.name)
+                    left = Amount(left.nbytes - victim.nbytes, left.nfiles - 1)
+                    if left.nbytes <= 0 and left.nfiles <= 0:
+                        break
+        return gone
 
     def _open_index(self, damaged_inode: int | None, may_reset: bool) -> BlockIndex:
         path = self._index_path
@@ -108,7 +178,7 @@ class CacheFolder:
             except sqlite3.Error as error:
                 if not is_damage(error) or not may_reset:
                     raise
-        with self._flocked(lambda: False):
+        with self._flocked(patience(LOCK_SECONDS)):
             try:
                 # Perhaps somebody else has made it anew meanwhile, and uses it.
                 if damaged_inode is None or path.stat().st_ino != damaged_inode:
@@ -119,9 +189,15 @@ class CacheFolder:
                 if not is_damage(error):
                     raise
                 log.warning("the cache's index %s cannot be used (%s): the cache starts empty", path, error)
-            for suffix in ("-wal", "-shm", ""):  # a new database must not take up an old log
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            remove_database(path)
             return BlockIndex(path, patient=True)
+
+
+def is_fault(error: OSError | sqlite3.Error) -> bool:
+    """Whether a folder could not be opened for a reason that may pass, and is no mistake of the user's."""
+    if isinstance(error, OSError):
+        return error.errno in _FAULTS
+    return is_busy(error) or may_be_full(error)
 
 
 def _open_lock(path: Path) -> int:

@@ -6,18 +6,16 @@ Several processes may have it open (write-ahead log); one connection belongs to 
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from s3stream_fs.cache.database import database_nbytes, log_nbytes, open_database
 from s3stream_fs.cache.disk.checksums import Checksums
-from s3stream_fs.cache.disk.policy import PINNED
+from s3stream_fs.cache.disk.policy import PINNED, Victim
 from s3stream_fs.types import ByteRange, ObjectId
 
 _FORMAT: Final = 3
@@ -90,15 +88,6 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Victim:
-    """A file that may be evicted: its row, its name, and the bytes that go with it."""
-
-    row: int
-    name: str
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Written:
     """Blocks that are now in a file, which takes ``nbytes`` on disk. ``fresh``: nothing that was known of it holds."""
 
@@ -116,26 +105,9 @@ class BlockIndex:
     def __init__(self, path: Path, *, patient: bool) -> None:
         """``patient``: a writer's, which waits for others' commits."""
         self._path = path
-        # Made by us first, so that nobody else can read it, not even for a moment. One that is there is not opened: to
-        # close it again would take the locks from every connection of this process, and another one's would then take
-        # itself for the last and remove the log that is being written here.
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(errno.ELOOP, f"{path.name} is not a regular file")
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False)
+        # A loss of power costs rows, and rows whose blocks did not reach the disk fail their checksums.
+        self._db = open_database(path, _FORMAT, _SCHEMA, _WAIT_SECONDS)
         try:
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, _FORMAT):
-                raise sqlite3.DatabaseError(f"format {found}")
-            if not found:
-                self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows, and rows
-            # whose blocks did not reach the disk fail their checksums.
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
-            self._db.executescript("PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=4194304;")
-            if not found:  # else another process may be writing for as long as it likes: this one opens
-                self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
             if not patient:
                 self._db.execute("PRAGMA busy_timeout=0")
             self.nbytes()
@@ -215,6 +187,13 @@ class BlockIndex:
     def last_row(self) -> int:
         """No file that is there now has a row beyond this one."""
         return _integer(self._db.execute("SELECT coalesce(max(id), 0) FROM file").fetchone()[0])
+
+    def rows_after(self, after: int, limit: int) -> range:
+        """The rows from beyond ``after`` in which so many files lie, or fewer where there are no more."""
+        found = self._db.execute(
+            "SELECT coalesce(max(id), 0) FROM (SELECT id FROM file WHERE id > ? ORDER BY id LIMIT ?)", (after, limit)
+        )
+        return range(after + 1, _integer(found.fetchone()[0]) + 1)
 
     def rows(self, selection: Selection, after: int, last: int, limit: int) -> list[Row]:
         """At most ``limit`` files, in the order of their rows, from beyond row ``after`` up to row ``last``."""
@@ -348,24 +327,35 @@ class BlockIndex:
             "UPDATE file SET checksums = ? WHERE id = ? AND checksums = ?", (checksums, row.row, row.checksums)
         )
 
-    def pin(self, selection: Selection) -> None:
+    def add_pin(self, selection: Selection) -> None:
+        """What comes from now on is pinned; what is there has to be told by ``pin``."""
         for space in selection.spaces or ():
             self._db.execute("INSERT OR IGNORE INTO pin VALUES (?, ?)", (space, selection.prefix))
-        self._db.execute(f"UPDATE file SET used = ? WHERE {selection.where}", (PINNED, selection.prefix))
 
-    def unpin(self, selection: Selection, now_ms: int) -> int:
+    def remove_pins(self, selection: Selection) -> int:
         """Take back all pins of prefixes that begin with this one. Returns how many there were."""
         count = 0
         for space, prefix in self.pins():
             if space in (selection.spaces or ()) and prefix.startswith(selection.prefix):
                 self._db.execute("DELETE FROM pin WHERE space = ? AND prefix = ?", (space, prefix))
                 count += 1
-        self._db.execute(
-            f"UPDATE file SET used = ? WHERE used = ? AND {selection.where}", (now_ms, PINNED, selection.prefix)
-        )
-        for space, prefix in self.pins():  # a shorter prefix that is pinned still holds
-            self.pin(Selection((space,), prefix))
         return count
+
+    def pin(self, selection: Selection, rows: range) -> None:
+        """Pin those files of a selection whose rows are among these."""
+        self._db.execute(
+            f"UPDATE file SET used = ? WHERE id >= ? AND id < ? AND {selection.where}",
+            (PINNED, rows.start, rows.stop, selection.prefix),
+        )
+
+    def unpin(self, selection: Selection, rows: range, now_ms: int) -> None:
+        """Unpin those files of a selection whose rows are among these, but none that another pin holds."""
+        held = {space for space, prefix in self.pins() if selection.prefix.startswith(prefix)}
+        free = Selection(tuple(space for space in selection.spaces or () if space not in held), selection.prefix)
+        self._db.execute(
+            f"UPDATE file SET used = ? WHERE id >= ? AND id < ? AND used = ? AND {free.where}",
+            (now_ms, rows.start, rows.stop, PINNED, free.prefix),
+        )
 
     def start(self, limit_nbytes: int) -> None:
         """A mount begins: all files are known, and so many bytes are allowed."""
@@ -397,8 +387,7 @@ class BlockIndex:
 
     def fold(self) -> None:
         """Copy a log that has grown back into the index, and give its room back, if nobody is reading just now."""
-        log = self._path.with_name(self._path.name + "-wal")
-        if not log.exists() or log.stat().st_size < _WORTH_FOLDING_NBYTES:
+        if log_nbytes(self._path) < _WORTH_FOLDING_NBYTES:
             return
         self._db.execute("PRAGMA busy_timeout=0")
         try:
@@ -407,26 +396,17 @@ class BlockIndex:
             self._db.execute(f"PRAGMA busy_timeout={int(_WAIT_SECONDS * 1000)}")
 
     def _own_nbytes(self) -> int:
-        nbytes = 0
-        for name in (self._path.name, NAMES):
-            for suffix in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    nbytes += self._path.with_name(name + suffix).stat().st_blocks * 512
-        return nbytes
+        return database_nbytes(self._path) + database_nbytes(self._path.with_name(NAMES))
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the index itself is at fault, and not its disk or another process: then it has to be made anew."""
-    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
-        return False
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in {
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_FORMAT,
-        sqlite3.SQLITE_ERROR,  # another table than ours
-        sqlite3.SQLITE_CONSTRAINT,
-        sqlite3.SQLITE_MISMATCH,
-    }
+def oldest_of(path: Path) -> Iterator[Victim]:
+    """The files of an index that cannot be opened, the least recently used first, as far as it can be read without its
+    log. Writes nothing. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as db:
+        for row, name, nbytes in db.execute(
+            "SELECT id, name, nbytes FROM file WHERE used < ? ORDER BY used", (PINNED,)
+        ):
+            yield Victim(row, _bytes(name).hex(), _integer(nbytes))
 
 
 def _bytes(value: object) -> bytes:

@@ -36,11 +36,12 @@ class Found:
 class Lookups:
     """Of one opened folder. Any thread's. Raises sqlite3.Error, and OSError once it is closed."""
 
-    def __init__(self, folder: CacheFolder) -> None:
+    def __init__(self, folder: CacheFolder | None) -> None:
+        """None where it could not be opened so far: nothing can be looked up."""
         self._folder = folder
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(_CONNECTIONS)
-        self._free = [folder.index]
+        self._free = [] if folder is None else [folder.index]
         self._users = 0
         self._closed = False
 
@@ -54,14 +55,14 @@ class Lookups:
     ) -> Found:
         """What there is of a data file, for the ``byte_range`` of an object; and ``read`` it, if all of ``span`` is
         there, so that a read of a file of which nothing is known takes one turn of a thread and not two."""
-        with self._using():
-            with self._index() as index:
+        with self._using() as folder:
+            with self._index(folder) as index:
                 packed = index.find(name, object_id)
             if packed is None:
                 return Found(None)
             checksums = Checksums(byte_range.blocks(), packed)
             try:
-                file = self._folder.files.open(name)
+                file = folder.files.open(name)
                 there = read is not None and checksums.has(span.blocks())
                 return Found(checksums, file, read(file) if read is not None and there else None)
             except OSError as error:
@@ -69,22 +70,22 @@ class Lookups:
 
     def open(self, name: str) -> DataFile:
         """A data file. Raises OSError."""
-        with self._using():
-            return self._folder.files.open(name)
+        with self._using() as folder:
+            return folder.files.open(name)
 
     def checksums(self, name: str, object_id: ObjectId, byte_range: ByteRange) -> Checksums:
         """Those of the blocks of a data file that count."""
-        with self._using(), self._index() as index:
+        with self._using() as folder, self._index(folder) as index:
             return Checksums(byte_range.blocks(), index.find(name, object_id) or b"")
 
     def count_blocks(self, names: Sequence[str], object_id: ObjectId) -> int:
         """How many blocks of these files count."""
-        with self._using(), self._index() as index:
+        with self._using() as folder, self._index(folder) as index:
             return sum(len(Checksums.of(packed)) for packed in index.find_all(names, object_id))
 
     def keys(self, after: bytes, limit: int) -> tuple[bytes, bytes]:
         """See ``BlockIndex.keys``."""
-        with self._using(), self._index() as index:
+        with self._using() as folder, self._index(folder) as index:
             return index.keys(after, limit)
 
     def close(self) -> None:
@@ -96,26 +97,26 @@ class Lookups:
             self._close()
 
     @contextmanager
-    def _index(self) -> Iterator[BlockIndex]:
+    def _index(self, folder: CacheFolder) -> Iterator[BlockIndex]:
         """A connection that is nobody else's meanwhile."""
         with self._slots:
             try:
                 index = self._free.pop()
             except IndexError:
-                index = self._folder.open_index()
+                index = folder.open_index()
             try:
                 yield index
             finally:
                 self._free.append(index)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
+    def _using(self) -> Iterator[CacheFolder]:
         with self._lock:
-            if self._closed:
+            if self._closed or self._folder is None:
                 raise OSError("the cache has been opened anew")
             self._users += 1
         try:
-            yield
+            yield self._folder
         finally:
             with self._lock:
                 self._users -= 1
@@ -126,4 +127,5 @@ class Lookups:
     def _close(self) -> None:
         while self._free:
             self._free.pop().close()
-        self._folder.close()
+        if self._folder is not None:
+            self._folder.close()

@@ -1,21 +1,13 @@
-"""What may be evicted, how much must stay free, and what time it is. Pure but for the clock.
-
-``lru`` always makes room for what is new. ``keep`` does not for a data set that is being read: each epoch reads all of
-it, so whatever goes is missed as surely as what comes is hit. With room for half of the data set LRU hits 15 % of the
-time and ``keep`` 50 %. A data set that nobody has read for a day makes room.
-"""
+"""What lies in which file, how much must stay free, and what time it is. Pure but for the clock."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from s3stream_fs.types import ByteRange, ObjectId
-
-IDLE_MS: Final = 24 * 3600 * 1000
-"""A day: longer than most epochs and the pause over night, shorter than what people wait for a cache to turn over."""
 
 PINNED: Final = 1 << 62
 """A last use that never comes: what is pinned is last in the order in which files are evicted, and never evicted."""
@@ -33,15 +25,34 @@ class Policy(StrEnum):
     KEEP = "keep"
 
 
+class Amount(NamedTuple):
+    """Of a disk: bytes, and files, of which a disk holds only so many (inodes)."""
+
+    nbytes: int
+    nfiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A file that may be evicted: its row, its name, and the bytes that go with it."""
+
+    row: int
+    name: str
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """What stays free on the cache's disk: a share of it, or bytes, whichever is more."""
+    """What stays free on the cache's disk: a share of its bytes and of its inodes, or bytes, whichever is more."""
 
     fraction: float = 0.10
     nbytes: int = 0
 
     def of(self, disk_nbytes: int) -> int:
         return max(int(disk_nbytes * self.fraction), self.nbytes)
+
+    def of_files(self, disk_nfiles: int) -> int:
+        return int(disk_nfiles * self.fraction)
 
 
 TENTH: Final = Reserve()
@@ -56,11 +67,6 @@ class Clock:
 
     def now_ms(self) -> int:
         return int((time.monotonic() + self._ahead) * 1000)
-
-
-def evictable_before(policy: Policy, now_ms: int) -> int:
-    """Files whose last use was before this time may be evicted."""
-    return PINNED if policy is Policy.LRU else now_ms - IDLE_MS
 
 
 def file_range(object_id: ObjectId, offset: int) -> ByteRange:

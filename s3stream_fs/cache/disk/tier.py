@@ -24,13 +24,13 @@ from typing import Final
 
 import trio
 
+from s3stream_fs.cache.database import is_damage
 from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
 from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name
 from s3stream_fs.cache.disk.filter import Filter, key_of, load
-from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import is_damage
+from s3stream_fs.cache.disk.folder import CacheFolder, is_fault
 from s3stream_fs.cache.disk.lookups import Lookups
 from s3stream_fs.cache.disk.policy import SEGMENT_NBYTES, file_range
 from s3stream_fs.cache.disk.readers import ReadThreads
@@ -95,11 +95,12 @@ class Claim(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """``shared``: another process uses the folder, too. ``hits`` counts reads; ``dropped_writes`` counts writes for
-    which there was no room, or which the policy refused.
+    """``takes_nothing``: why nothing new is cached; nothing where it is. ``shared``: another process uses the folder,
+    too. ``hits`` counts reads; ``dropped_writes`` those for which there was no room, or which the policy refused.
     ``nbytes_used`` are those on disk, the index among them. ``orphans_removed``: files that a kill had left behind."""
 
     enabled: bool
+    takes_nothing: str
     shared: bool
     limit_nbytes: int
     nbytes_used: int
@@ -120,15 +121,15 @@ class DiskTier:
     """
 
     def __init__(
-        self, config: DiskTierConfig, space: str, folder: CacheFolder, writer: Writer, records: Records
+        self, config: DiskTierConfig, space: str, descriptors: Descriptors, writer: Writer, records: Records
     ) -> None:
         self._config = config
         self._space = space
-        self._folder = folder
-        self._descriptors = folder.files.descriptors
+        self._folder = writer.folder
+        self._descriptors = descriptors
         self._writer = writer
         self._records = records
-        self._lookups = Lookups(folder)
+        self._lookups = Lookups(self._folder)
         self._looking: dict[str, trio.Event] = {}
         """Data files that a thread is looking up; set when it is done."""
         self._filter: Filter | None = None
@@ -160,7 +161,7 @@ class DiskTier:
     def shared(self) -> bool:
         """Whether another process uses the folder, too: what is missing has to be claimed before it is fetched, and
         may be there a moment later."""
-        return self._folder.claims.others
+        return self._folder is not None and self._folder.claims.others
 
     def known_nowait(self, object_id: ObjectId, wanted: ByteRange) -> bool:
         """Whether it is known in memory what the disk has of these bytes. Where it is not, ``learn`` finds out."""
@@ -309,7 +310,7 @@ class DiskTier:
         Of what is MINE another process may have brought a part since the index was asked: ``wait_for_claim`` looks. A
         claim ends when ``put_nowait`` has had all of it written, or with ``release_nowait``.
         """
-        if not self.shared or not self.enabled:
+        if self._folder is None or not self.shared or not self.enabled:
             return Claim.MINE
         claimed: list[tuple[Record, ByteRange]] = []
         for whole, inside in _files_of(object_id, byte_range):
@@ -329,7 +330,7 @@ class DiskTier:
 
     def release_nowait(self, object_id: ObjectId, byte_range: ByteRange) -> None:
         """What was claimed is not going to be written, for now."""
-        if self._folder.claims.any_held and self.enabled:
+        if self._folder is not None and self._folder.claims.any_held and self.enabled:
             for whole, inside in _files_of(object_id, byte_range):
                 self._writer.release(self._record(object_id, whole), inside)
 
@@ -417,7 +418,8 @@ class DiskTier:
     def statistics(self) -> DiskStatistics:
         return DiskStatistics(
             enabled=self.enabled,
-            shared=self._folder.claims.others,
+            takes_nothing=self._writer.takes_nothing,
+            shared=self.shared,
             limit_nbytes=self._config.limit_nbytes,
             nbytes_used=self._writer.nbytes_used,
             hits=self._hits,
@@ -704,21 +706,31 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
     """The disk tier in ``config.directory``, for the time of the context.
 
     ``space`` names the store and bucket, so that several share a folder; so may several processes, under one limit.
-    Opens at once, however much is in it. Raises UsageError for a folder that cannot be used.
+    Opens at once, however much is in it. Raises UsageError for a folder that cannot be used; where that is the disk's
+    fault, or it is full and nothing can go, the tier is off until the folder can be opened.
     """
+    descriptors = Descriptors(config.most_descriptors)
+    records = Records(config.most_open_files)
+    folder: CacheFolder | None = None
+    fault: OSError | sqlite3.Error | None = None
     try:
-        folder = CacheFolder(config.directory, Descriptors(config.most_descriptors))
-        records = Records(config.most_open_files)
-        writer = Writer(config, space, folder, records)
+        folder = CacheFolder(config.directory, descriptors)
     except OSError as error:
-        raise UsageError(
-            f"cache folder {config.directory} cannot be used: {error.strerror}; choose another --cache-dir"
-        ) from None
+        if not is_fault(error):
+            raise UsageError(
+                f"cache folder {config.directory} cannot be used: {error.strerror}; choose another --cache-dir"
+            ) from None
+        fault = error
     except sqlite3.Error as error:
-        raise UsageError(
-            f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
-        ) from None
-    tier = DiskTier(config, space, folder, writer, records)
+        if not is_fault(error):
+            raise UsageError(
+                f"the index in cache folder {config.directory} cannot be used: {error}; choose another --cache-dir"
+            ) from None
+        fault = error
+    writer = Writer(config, space, folder, descriptors, records)
+    if fault is not None:
+        writer.fail(fault)
+    tier = DiskTier(config, space, descriptors, writer, records)
     token = trio.lowlevel.current_trio_token()
 
     def wake_reader() -> None:

@@ -6,7 +6,6 @@ committed, and a row is gone (committed) before its file is removed.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import sqlite3
@@ -17,17 +16,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
+from s3stream_fs.cache.database import is_busy, is_damage
 from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
-from s3stream_fs.cache.disk.files import DataFile
-from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import Written, is_damage
-from s3stream_fs.cache.disk.policy import Clock, Policy, evictable_before
+from s3stream_fs.cache.disk.eviction import Lru, eviction_of
+from s3stream_fs.cache.disk.files import DataFile, Descriptors
+from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
+from s3stream_fs.cache.disk.index import Written
+from s3stream_fs.cache.disk.intake import Intake
+from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.cache.disk.records import Records
+from s3stream_fs.cache.disk.room import Room
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
@@ -43,8 +46,19 @@ _BATCH_NBYTES: Final = 32 * 1024 * 1024
 _BATCH_WRITES: Final = 256
 """Writes per commit at the most: each keeps a file open until then."""
 
-_INDEX_ROOM_NBYTES: Final = 2 * 1024 * 1024
-"""Free space that is left in any case, for the index and its log to grow into."""
+_COST_NBYTES: Final = 2048
+"""Of a write that is queued, beside its bytes: its views, record and names, of which 1,400 bytes were measured."""
+
+_LOG_NBYTES: Final = 1024 * 1024
+"""What has to go for a commit that found no room."""
+
+_LITTLE: Final = Amount(1024 * 1024, 1)
+"""With room for so much the cache takes what is new."""
+
+_ALWAYS: Final = Lru()
+"""What is beyond the limits goes, whatever the policy says of what is new."""
+
+Outcome = TypeVar("Outcome")
 
 _DISK_PAGE_NBYTES: Final = 4096
 """What a file system hands out at least."""
@@ -58,8 +72,8 @@ _SHARED_IDLE_SECONDS: Final = 0.02
 _SWEEP_SECONDS: Final = 0.05
 """How long it sweeps at a time. A shard of 8,000 files takes twice that."""
 
-_VICTIMS: Final = 64
-"""Files that are evicted in one transaction at the most."""
+_EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
+"""Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,17 @@ class _Write:
     record: Record
     byte_range: ByteRange
     pieces: Sequence[memoryview]
+
+    @property
+    def cost_nbytes(self) -> int:
+        """What it takes in the queue."""
+        return len(self.byte_range) + _COST_NBYTES
+
+    @property
+    def wanted(self) -> Amount:
+        """What it takes on disk at the most."""
+        known = self.record.file is not None or len(self.record.checksums) > 0
+        return Amount(-(-len(self.byte_range) // _DISK_PAGE_NBYTES) * _DISK_PAGE_NBYTES, 0 if known else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +103,38 @@ class _Done:
     file: DataFile
     fresh: bool
 
+    def row(self) -> Written:
+        record = self.write.record
+        on_disk, _ = self.file.on_disk()
+        return Written(record.name, record.object_id, record.byte_range, self.found, on_disk, self.fresh)
 
-def room_of(byte_range: ByteRange) -> int:
-    """What these blocks take on disk."""
-    return -(-len(byte_range) // _DISK_PAGE_NBYTES) * _DISK_PAGE_NBYTES
 
-
-def _is_full(error: OSError | sqlite3.Error) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 class Writer:
     """Takes writes from trio's thread, never blocks it, and is bounded in what it holds."""
 
-    def __init__(self, config: DiskTierConfig, space: str, folder: CacheFolder, records: Records) -> None:
+    def __init__(
+        self, config: DiskTierConfig, space: str, folder: CacheFolder | None, descriptors: Descriptors, records: Records
+    ) -> None:
         self._config = config
         self._records = records
+        self._descriptors = descriptors
         self._space = space
         self.folder = folder
-        """Another one after the disk has failed and come back; trio's thread sees to it that the old one is closed."""
+        """None until it could be opened. Another one after the disk has failed and come back; trio's thread sees to it
+        that the old one is closed."""
         self._space_number = 0
         self._direct = DirectWriter()
         self._clock = Clock()
+        self._eviction = eviction_of(config.policy)
+        self._intake = Intake()
+        self._evict_again_at = 0.0
+        """When files may go again for what has no room though there seems to be some: the last time it did not help."""
         self._queue: deque[_Write] = deque()
         self._queued_nbytes = 0
         self._wake = threading.Condition()
@@ -111,6 +144,8 @@ class Writer:
         self._flushing = 0
         """How many wait for the queue to be empty."""
         self._busy = True
+        self._begun = False
+        """What an earlier process has left was put in order; nothing is written before."""
         self._unswept: deque[str] = deque()
         self._retry_at = 0.0
         self._tend_at = 0.0
@@ -120,13 +155,16 @@ class Writer:
         """Has trio's thread look at what was evicted, and whether the folder was opened anew."""
         self.broken = False
         """The disk or the index cannot be used at present."""
-        self.nbytes_used = folder.writing.nbytes()
+        self._off = ""
+        """Why."""
+        self.nbytes_used = 0
         self.blocks_written = 0
         self.nbytes_written = 0
         self.files_evicted = 0
         self.dropped = 0
         self.orphans = 0
         self.errors = 0
+        self._room = Room(config, lambda: self._there, self.now_ms, self._write_last_uses, self._evicted)
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
     def start(self) -> None:
@@ -140,10 +178,11 @@ class Writer:
         with self._wake:
             if self.broken:
                 return True  # or it would be offered again until the disk is back
-            if self._queued_nbytes and self._queued_nbytes + len(byte_range) > self._config.queue_nbytes:
+            write = _Write(record, byte_range, pieces)
+            if self._queued_nbytes and self._queued_nbytes + write.cost_nbytes > self._config.queue_nbytes:
                 return False
-            self._queued_nbytes += len(byte_range)
-            self._queue.append(_Write(record, byte_range, pieces))
+            self._queued_nbytes += write.cost_nbytes
+            self._queue.append(write)
             self._records.queued(record)
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
@@ -154,21 +193,22 @@ class Writer:
         with self._wake:
             self.errors += 1
             if not self.broken:
-                text = f"{type(error).__name__}: {error}" if not str(error) else str(error)
                 log.error(
                     "the disk cache is off: %s; reads go on without it, and it is tried again every %g s",
-                    text,
+                    str(error) or type(error).__name__,
                     self._config.retry_seconds,
                 )
             self.broken = True
+            self._off = str(error) or type(error).__name__
             if isinstance(error, sqlite3.Error) and is_damage(error):
-                self._damaged_inode = self.folder.writing.inode
+                self._damaged_inode = self._there.writing.inode
             self._retry_at = time.monotonic() + self._config.retry_seconds
 
     def release(self, record: Record, byte_range: ByteRange) -> None:
         """Other processes need not wait any longer for these blocks. From any thread."""
         try:
-            self.folder.claims.release(record.name, record.inside(byte_range))
+            if self.folder is not None:
+                self.folder.claims.release(record.name, record.inside(byte_range))
         except OSError as error:
             self.fail(error)
 
@@ -195,85 +235,116 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._guarded(self._begin)
+        if not self.broken:
+            self._guarded(self._begin)
         while True:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
                 urgent = self._stopping or (self._flushing and self._queue)
                 if self._queued_nbytes < _GATHER_NBYTES and not urgent:
-                    self._wake.wait(_SHARED_IDLE_SECONDS if self.folder.claims.others else _IDLE_SECONDS)
+                    self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True
                 stopping = self._stopping and not batch
             if self.broken and not stopping and time.monotonic() >= self._retry_at:
                 self._guarded(self._mend)
-            if batch and self.broken:
+            if not (self._begun or self.broken or stopping):
+                self._guarded(self._begin)
+            if batch and (self.broken or not self._begun or not self._guarded(partial(self._write, batch))):
                 self.dropped += len(batch)
-            elif batch:
-                self._guarded(partial(self._write_or_drop, batch))
-            if not self.broken and (stopping or time.monotonic() >= self._tend_at):
+            if self._begun and not self.broken and (stopping or time.monotonic() >= self._tend_at):
                 self._guarded(self._write_last_uses)
                 if not stopping:
                     self._guarded(self._tend)
                 self._tend_at = time.monotonic() + _IDLE_SECONDS
             for write in batch:
                 self.release(write.record, write.byte_range)
+            if batch and self._any_others:
+                time.sleep(2 * LOCK_PAUSE_SECONDS)  # in which somebody else gets the lock
             with self._wake:
-                self._queued_nbytes -= sum(len(write.byte_range) for write in batch)
+                self._queued_nbytes -= sum(write.cost_nbytes for write in batch)
                 waiting = {write.record.name for write in self._queue}
                 for write in batch:
                     if write.record.name not in waiting:
                         self._records.saved(write.record.name)
-            self.folder.files.descriptors.close_ended()
+            self._descriptors.close_ended()
             if stopping:
                 break
         with self._wake:
             self._busy = False
             self._wake.notify_all()
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return self.folder.locked(lambda: time.monotonic() >= self._give_up_at)
+    @property
+    def _there(self) -> CacheFolder:
+        """The folder, which is open: nothing is done with it before."""
+        assert self.folder is not None
+        return self.folder
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """One step of the thread's work; whatever goes wrong turns the cache off."""
+    @property
+    def _any_others(self) -> bool:
+        return self.folder is not None and self.folder.claims.others
+
+    @property
+    def takes_nothing(self) -> str:
+        """Why nothing new is taken; nothing where it is."""
+        return self._off or self._intake.why_not
+
+    def _locked(self) -> AbstractContextManager[None]:
+        tired = patience(self._config.lock_seconds)
+        return self._there.locked(lambda: tired() or time.monotonic() >= self._give_up_at)
+
+    def _guarded(self, step: Callable[[], None]) -> bool:
+        """One step of the thread's work. False where it failed: what is at fault for longer turns the cache off."""
         try:
             step()
+            return True
+        except LockHeldError as error:
+            self._intake.stop(_text(error))
         except (OSError, sqlite3.Error, UsageError) as error:
-            if isinstance(error, UsageError) or not _is_full(error):
-                self.fail(error)
+            if isinstance(error, sqlite3.Error) and is_busy(error):
+                self._intake.stop("another process keeps its index locked")
+            elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
+                self.errors += 1
+                self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
             else:
-                self.errors += 1  # somebody else filled the disk, to its last block
+                self.fail(error)
         except Exception as error:
             log.exception("bug in the disk cache")
             self.fail(error)
+        return False
 
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
         nbytes = 0
         while self._queue and nbytes < _BATCH_NBYTES and len(batch) < _BATCH_WRITES:
             batch.append(self._queue.popleft())
-            nbytes += len(batch[-1].byte_range)
+            nbytes += batch[-1].cost_nbytes
         return batch
 
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
-        self._unswept = deque(self.folder.files.shards)
-        self.folder.claims.join()
+        self._unswept = deque(self._there.files.shards)
+        self._there.claims.join()
         with self._locked():
-            while not self.folder.writing.swept and self._unswept:
+            while not self._there.writing.swept and self._unswept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep(self._unswept.popleft())
-            with self.folder.writing.transaction():
-                self._space_number = self.folder.writing.space(self._space)
-                self.folder.writing.start(self._config.limit_nbytes)
-                self.folder.writing.bring_back(self._clock.now_ms())
-            self._make_room(0, set(), Policy.LRU)
+            self._fitted(self._note_start, _LOG_NBYTES, set())
+            self._room.make(Amount(0, 0), (), _ALWAYS)
+            self.nbytes_used = self._there.writing.nbytes()
+        self._begun = True
+
+    def _note_start(self) -> None:
+        with self._there.writing.transaction():
+            self._space_number = self._there.writing.space(self._space)
+            self._there.writing.start(self._config.limit_nbytes)
+            self._there.writing.bring_back(self._clock.now_ms())
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
-        descriptors, old = self.folder.files.descriptors, self.folder
-        folder = CacheFolder(self._config.directory, descriptors, damaged_inode=self._damaged_inode)
+        old = self.folder
+        folder = CacheFolder(self._config.directory, self._descriptors, damaged_inode=self._damaged_inode)
         self._damaged_inode = None
         self.folder = folder
         try:
@@ -282,112 +353,118 @@ class Writer:
             self.folder = old
             folder.close()
             raise
-        self.broken = False
+        self.broken, self._off = False, ""
         self.wake_reader()
         log.warning("the disk cache is back")
 
-    def _write_or_drop(self, batch: list[_Write]) -> None:
-        try:
-            self._write(batch)
-        except (OSError, sqlite3.OperationalError) as error:
-            if not _is_full(error):
-                raise
-            # Somebody else filled the disk: do without these blocks, and go on when there is room again.
-            self.dropped += len(batch)
-            self._unswept = deque(self.folder.files.shards)  # some were written, and nothing knows of them
-
     def _write(self, batch: list[_Write]) -> None:
-        index = self.folder.writing
         with self._locked():
             with self._wake:
                 # Also what is queued behind this batch: its records hold the files open.
-                writing = self._records.unsaved_names()
-            room = self._make_room(sum(room_of(write.byte_range) for write in batch), writing, self._config.policy)
+                spare = self._records.unsaved_names()
+            new = {write.record.name for write in batch if write.wanted.nfiles}
+            wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
+            room = self._room.make(wanted, spare, self._eviction)
             done: list[_Done] = []
+            refusal = self._room.short_of
             for write in batch:
-                needed = room_of(write.byte_range)
-                if needed > room:
-                    self.dropped += 1
+                needed = write.wanted
+                if needed.nbytes > room.nbytes or needed.nfiles > room.nfiles:
                     continue
-                room -= needed
-                done.append(self._write_one(write))
-            with index.transaction():
-                index.add(
-                    self._space_number,
-                    [
-                        Written(
-                            one.write.record.name,
-                            one.write.record.object_id,
-                            one.write.record.byte_range,
-                            one.found,
-                            one.file.on_disk()[0],
-                            one.fresh,
-                        )
-                        for one in done
-                    ],
-                    self._clock.now_ms(),
-                )
-            self.nbytes_used = index.nbytes()
+                room = Amount(room.nbytes - needed.nbytes, room.nfiles - needed.nfiles)
+                try:
+                    done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
+                except OSError as error:
+                    if not self._there.is_full(error):
+                        raise
+                    refusal = f"its disk has no room, whatever goes ({_text(error)})"
+            if done:
+                try:
+                    self._fitted(partial(self._commit, done), _LOG_NBYTES, spare)
+                except sqlite3.Error:
+                    self._take_back(done)
+                    raise
+            self.nbytes_used = self._there.writing.nbytes()
+        self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
         for one in done:
             one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
             self.blocks_written += len(one.found)
             self.nbytes_written += len(one.write.byte_range)
+        if not done:
+            self._intake.stop(refusal, logging.INFO if self._config.policy is Policy.KEEP else logging.WARNING)
+
+    def _fitted(self, step: Callable[[], Outcome], nbytes: int, spare: set[str]) -> Outcome:
+        """What ``step`` comes to. Where the disk has no room for it, files go and it is tried again.
+
+        How full a disk is does not say whether there is room: there are quotas, and others who write. Raises what
+        ``step`` raises.
+        """
+        nfiles = 1
+        for pause in _EVICTED_PAUSES_SECONDS:
+            try:
+                return step()
+            except (OSError, sqlite3.Error) as error:
+                if time.monotonic() < self._evict_again_at or not self._there.is_full(error):
+                    raise
+            if not self._room.force(Amount(nbytes, nfiles), spare, self._eviction):
+                break
+            nfiles *= 2
+            time.sleep(pause)
+            self._descriptors.close_ended()
+        try:
+            return step()
+        except (OSError, sqlite3.Error):
+            self._evict_again_at = time.monotonic() + self._config.retry_seconds
+            raise
 
     def _write_one(self, write: _Write) -> _Done:
         record = write.record
         file, fresh = record.file, False
         if file is None or not file.on_disk()[1]:
             record.reset()  # another process has evicted it
-            file, fresh = self.folder.files.create(record.name)
+            file, fresh = self._there.files.create(record.name)
             record.file = file
-        file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
-        return _Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
+        done = _Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
+        try:
+            file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
+        except OSError:
+            self._take_back([done])
+            raise
+        return done
 
-    def _make_room(self, wanted: int, spare: set[str], policy: Policy) -> int:
-        """Evict until ``wanted`` bytes fit, but none of ``spare``, which is in use. Returns how much may be written.
+    def _commit(self, done: list[_Done]) -> None:
+        with self._there.writing.transaction():
+            self._there.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
 
-        Under the lock.
-        """
-        index = self.folder.writing
-        # Asked once: a file that somebody still has open takes its room until that is closed, and to evict more would
-        # not help.
-        free, whole = self.folder.files.free_nbytes()
-        free -= self._config.reserve.of(whole) + _INDEX_ROOM_NBYTES
-        folded = False
-        while self._config.limit_nbytes:
-            room = min(self._config.limit_nbytes - index.nbytes(), free)
-            if room >= wanted:
-                return wanted
-            if not folded:
-                folded = True
-                index.fold()  # the index's log counts, and no file shall go for it
-                continue
-            self._write_last_uses()
-            before = evictable_before(policy, self._clock.now_ms())
-            victims = []
-            for victim in index.oldest(_VICTIMS + len(spare), before):
-                if victim.name not in spare and room < wanted:
-                    victims.append(victim)
-                    room += victim.nbytes
-            if not victims:
-                return max(room, 0)
-            with index.transaction():
-                victims = index.remove(victims)
-            for victim in victims:
-                free += victim.nbytes
-                self.folder.files.remove(victim.name)
-                self._records.evict(victim.name)
-                self.files_evicted += 1
-            self.wake_reader()
-        return 0
+    def _take_back(self, done: list[_Done]) -> None:
+        """Files that nothing knows of go; what was added to others is counted by a sweep."""
+        for one in done:
+            record = one.write.record
+            if one.fresh:
+                self._there.files.remove(record.name)
+                record.reset()
+            elif record.name[:2] not in self._unswept:
+                self._unswept.append(record.name[:2])
+
+    def _evicted(self, victims: list[Victim]) -> None:
+        for victim in victims:
+            self._records.evict(victim.name)
+        self.files_evicted += len(victims)
+        self.wake_reader()
 
     def _write_last_uses(self) -> None:
         uses = self._records.take_uses()
-        if uses:
-            with self.folder.writing.transaction():
-                self.folder.writing.touch((used_ms, name) for name, used_ms in uses.items())
+        if not uses:
+            return
+        try:
+            with self._there.writing.transaction():
+                self._there.writing.touch((used_ms, name) for name, used_ms in uses.items())
+        except sqlite3.Error as error:
+            if not self._there.is_full(error):
+                raise
+            self.errors += 1  # what goes next is chosen without them
 
     def _tend(self) -> None:
         """Twice a second: keep the reserve free, and tidy up a little."""
@@ -396,32 +473,46 @@ class Writer:
             self._records.evict(name)
         if removed:
             self.wake_reader()
-        self.folder.claims.look()
+        self._there.claims.look()
         with self._locked():
-            self._make_room(0, self._records.unsaved_names(), Policy.LRU)
+            self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
+            if self._intake.why_not and self._takes_again():
+                self._intake.resume()
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
             lost = self._records.take_lost()
             if lost:
-                with self.folder.writing.transaction():
+                with self._there.writing.transaction():
                     # Not those that somebody has evicted and written again meanwhile.
-                    self.folder.writing.forget(name for name in lost if not self.folder.files.exists(name))
-            self.folder.writing.shrink()
-            self.nbytes_used = self.folder.writing.nbytes()
+                    self._there.writing.forget(name for name in lost if not self._there.files.exists(name))
+            self._there.writing.shrink()
+            self.nbytes_used = self._there.writing.nbytes()
+
+    def _takes_again(self) -> bool:
+        """Whether there is room for what may come, though there was none."""
+        if not self._room.has(_LITTLE, self._records.unsaved_names(), self._eviction):
+            return False
+        try:
+            self._there.files.probe()
+        except OSError as error:
+            if not self._there.is_full(error):
+                raise
+            return False
+        return True
 
     def _sweep(self, shard: str) -> None:
         """What a kill between a write and its commit has left: unknown files go, others are counted as they are.
 
         Under the lock, so that nobody is in between just now.
         """
-        index = self.folder.writing
+        index = self._there.writing
         unknown = []
         with index.transaction():
-            for name, nbytes in self.folder.files.names(shard):
+            for name, nbytes in self._there.files.names(shard):
                 if not index.resize(name, nbytes):
                     unknown.append(name)
         for name in unknown:
             with suppress(IsADirectoryError):
-                self.folder.files.remove(name)
+                self._there.files.remove(name)
                 self.orphans += 1

@@ -9,7 +9,7 @@ Never fetches, never waits, never touches a disk.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -64,6 +64,9 @@ class MemoryTier:
         self._fresh: OrderedDict[Part, None] = OrderedDict()
         self._loans: dict[Part, set[Loan]] = {}
         """The views of parts that were given out and are still in use; none of parts of which there is none."""
+        self._returned: deque[Loan] = deque()
+        """Views that are gone. The last one to let go may be a thread that copies into the kernel: it only says so, and
+        accounts are changed by this object's methods."""
         self._by_object: dict[ObjectId, Part | dict[int, Part]] = {}
         """By block, or the only part, without a dict of its own (232 bytes): of a small object there is but one."""
         self._unsaved: OrderedDict[Part, None] = OrderedDict()
@@ -81,6 +84,7 @@ class MemoryTier:
         """
         if self._nbytes_reserved + nbytes > self.limit_nbytes:
             return False
+        self._take_back()
         if self._nbytes_reserved and self._nbytes_reserved + self._nbytes_lent + nbytes > self.limit_nbytes:
             return False
         while self._nbytes_reserved + self._nbytes_held + nbytes > self.limit_nbytes and (self._spent or self._fresh):
@@ -128,6 +132,7 @@ class MemoryTier:
 
     def read(self, part: Part, start: int, stop: int) -> memoryview:
         """Bytes of a held part, which stays while the view is in use; notes that a part read to its end is spent."""
+        self._take_back()
         view = part.view(start, stop)
         loans = self._loans.get(part)
         if loans is None:
@@ -135,7 +140,7 @@ class MemoryTier:
             (self._spent if part.spent else self._fresh).pop(part)
             self._nbytes_lent += cost_nbytes(part)
         part.spent = part.spent or stop == part.byte_range.stop
-        loan = Loan(view, self._returned)
+        loan = Loan(view, self._on_returned)
         loan.part = part
         loans.add(loan)
         return view
@@ -157,6 +162,7 @@ class MemoryTier:
         return any(part.object_id == object_id for part in self._unsaved)
 
     def statistics(self) -> MemoryStatistics:
+        self._take_back()
         return MemoryStatistics(
             limit_nbytes=self.limit_nbytes,
             nbytes_reserved=self._nbytes_reserved,
@@ -169,15 +175,21 @@ class MemoryTier:
             parts_evicted_unsaved=self._parts_evicted_unsaved,
         )
 
-    def _returned(self, loan: weakref.ref[memoryview]) -> None:
+    def _on_returned(self, loan: weakref.ref[memoryview]) -> None:
         assert isinstance(loan, Loan)
-        part = loan.part
-        loans = self._loans[part]
-        loans.discard(loan)
-        if not loans:
-            del self._loans[part]
-            self._nbytes_lent -= cost_nbytes(part)
-            (self._spent if part.spent else self._fresh)[part] = None
+        self._returned.append(loan)
+
+    def _take_back(self) -> None:
+        """Parts of which no view is left may go again."""
+        while self._returned:
+            loan = self._returned.popleft()
+            part = loan.part
+            loans = self._loans[part]
+            loans.discard(loan)
+            if not loans:
+                del self._loans[part]
+                self._nbytes_lent -= cost_nbytes(part)
+                (self._spent if part.spent else self._fresh)[part] = None
 
     def _evict_one(self) -> None:
         """Drop the part that is first to go; there is one."""

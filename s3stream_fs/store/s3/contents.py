@@ -15,7 +15,11 @@ from typing import Any, Final, NamedTuple
 PLACE: Final = "run-of-contents"
 
 Row = tuple[str, str, str, str, str, str]
-"""Of one object: key as it is written, LastModified, bare ETag, size in digits, storage class, and whether restored."""
+"""Of one object: key as it is written, LastModified, bare ETag, size in digits (empty for one that cannot be true),
+storage class, and whether restored."""
+
+MOST_CLASS_CHARS: Final = 64
+"""Of a storage class; those that there are have up to 19."""
 
 
 class Run(NamedTuple):
@@ -25,8 +29,11 @@ class Run(NamedTuple):
     rest: str
 
 
-_TEXT: Final = "[ -%'-;=?-~]*"
+_CHAR: Final = "[ -%'-;=?-~]"
+_TEXT: Final = f"{_CHAR}*"
 """ASCII that is the same in XML and in what it says."""
+
+_SHORT_TEXT: Final = f"{_CHAR}{{0,{MOST_CLASS_CHARS}}}"
 
 _NOT_IN_KEYS: Final = re.compile("[>&\x00-\x1f\ufffe\uffff]")
 """What a key may not hold to be the same in XML and in what it says. Looked for in all keys of a page at once, which is
@@ -35,12 +42,12 @@ faster. (``<`` ends a key; and of bytes that are UTF-8 there are no lone surroga
 _QUOTE: Final = '(?:&quot;|&#34;|")'
 
 _FIELDS: Final = {
-    "Key": "<Key>([^<]*)</Key>",
+    "Key": "<Key>([^<]+)</Key>",
     "LastModified": f"(?:<LastModified>({_TEXT})</LastModified>)?+",
     "ETag": f"(?:<ETag>{_QUOTE}([0-9A-Za-z-]{{0,1024}}){_QUOTE}</ETag>)?+",
     # Longer ones may be too large; that is for ``page`` to say.
     "Size": "<Size>([0-9]{1,15})</Size>",
-    "StorageClass": f"(?:<StorageClass>({_TEXT})</StorageClass>)?+",
+    "StorageClass": f"(?:<StorageClass>({_SHORT_TEXT})</StorageClass>)?+",
 }
 """By name, in the order of a row. What may be missing of one object may be missing of any."""
 

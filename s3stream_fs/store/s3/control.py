@@ -17,6 +17,7 @@ import botocore
 import botocore.auth
 import botocore.exceptions
 import botocore.handlers
+import botocore.utils
 import trio
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
@@ -254,6 +255,7 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     # It reads the profile, but all that counts of it is in the connection, and goes before it.
     session = AioSession(profile=connection.config.profile)
     session.register_component("data_loader", loader())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time_or_none)
     if keyring is not None:
         session._credentials = _Signing(keyring)
     try:
@@ -303,6 +305,15 @@ async def open_control_plane(connection: Connection, keyring: Keyring | None) ->
     finally:
         with trio.CancelScope(shield=True):
             await making.__aexit__(None, None, None)
+
+
+def _time_or_none(text: Any) -> datetime | None:
+    """One object's Last-Modified may be no time; that shall not make its answer unreadable."""
+    try:
+        time: datetime = botocore.utils.parse_timestamp(text)
+    except (ValueError, OverflowError, RuntimeError):
+        return None
+    return time
 
 
 def _follow_nowhere(context: dict[str, Any], **_: Any) -> None:

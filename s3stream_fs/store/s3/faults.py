@@ -316,6 +316,12 @@ _OBSTORE_UNSUITED: Final = {
     "NotPartial": "answers a range with status 200",
     "ParseContentRange": "gives a Content-Range that does not tell the object's size",
     "MissingContentLength": "does not tell how long its answers are",
+    # Of one object, such as an ETag, metadata or a Content-Type in UTF-8.
+    "BadHeader": "gives an answer with a header that is not of ASCII",
+    "InvalidMetadata": "gives an answer with metadata that is not of ASCII",
+    "InvalidContentType": "gives an answer with a Content-Type that is not of ASCII",
+    "InvalidContentEncoding": "gives an answer with a Content-Encoding that is not of ASCII",
+    "InvalidLastModified": "gives an answer with a Last-Modified that is no time",
 }
 
 

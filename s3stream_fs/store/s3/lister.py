@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from s3stream_fs.errors import StoreError, StoreUnavailable, Transient
@@ -72,10 +73,12 @@ class Lister:
         self, prefix: str, token: str | None, after: str, limit: int, *, flat: bool = False
     ) -> ListPage:
         """See ObjectStore.list_page. A token of the first version is its marker."""
+        unusable: tuple[str, ...] = ()
         for _ in range(_MOST_EMPTY):
             listed = await self._page(prefix, token, after, limit, flat)
+            unusable += listed.unusable
             if listed.objects or listed.prefixes or listed.next_token is None:
-                return listed
+                return replace(listed, unusable=unusable) if unusable else listed
             token = listed.next_token
         raise StoreError(f"the listing of {prefix!r} does not come to an end: {_MOST_EMPTY} pages in a row are empty")
 
@@ -194,6 +197,7 @@ class Lister:
             tuple([info for info in listed.objects if info.id.key != marker]),
             tuple([common for common in listed.prefixes if not marker.startswith(common)]),
             listed.next_token,
+            listed.unusable,
         )
 
     def _next_marker(self, page: Written, keys: list[str], prefixes: list[str]) -> str | None:

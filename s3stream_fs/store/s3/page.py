@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store.etags import bare, version_of
-from s3stream_fs.store.objects import checked_size, mtime_of
-from s3stream_fs.store.s3.contents import PLACE, Row, cut_run
+from s3stream_fs.store.objects import is_size, mtime_of
+from s3stream_fs.store.s3.contents import MOST_CLASS_CHARS, PLACE, Row, cut_run
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 _USUAL_ROOT: Final = "ListBucketResult"
@@ -55,12 +55,9 @@ def checked_page(
 ) -> ListPage:
     """A page of the keys below ``prefix``, which was asked for with ``token``.
 
-    ``keys`` and ``prefixes`` are the page's own, as they are meant. One without any may have others behind it. Raises
-    StoreError for one that cannot be true.
+    ``keys`` and ``prefixes`` are the page's own, as they are meant. One without any may have others behind it. An
+    object of which something cannot be true is left out. Raises StoreError for a page that cannot be true as a whole.
     """
-    for key in keys:
-        if not key.startswith(prefix) or not key:
-            raise untrue(key, prefix)
     for common in prefixes:
         if not common.startswith(prefix) or len(common) <= len(prefix):
             raise untrue(common, prefix)
@@ -68,6 +65,15 @@ def checked_page(
         next_token = None
     elif not next_token or next_token == token:
         raise StoreError(f"the listing of {prefix!r} does not come to an end")
+    rows = page.rows
+    for key, row in zip(keys, rows, strict=True):
+        if not key.startswith(prefix) and row[0]:
+            raise untrue(key, prefix)
+    unusable: tuple[str, ...] = ()
+    if not all(row[3] for row in rows):
+        unusable = tuple(key for key, row in zip(keys, rows, strict=True) if not row[3])
+        keys = [key for key, row in zip(keys, rows, strict=True) if row[3]]
+        rows = [row for row in rows if row[3]]
     mtimes = _Times()
     versions = _Versions(mtimes)
     new = tuple.__new__  # what NamedTuple's own constructor comes to, in half the time
@@ -81,9 +87,9 @@ def checked_page(
                 restored != "",
             ),
         )
-        for key, (_, modified, etag, size, in_class, restored) in zip(keys, page.rows, strict=True)
+        for key, (_, modified, etag, size, in_class, restored) in zip(keys, rows, strict=True)
     ]
-    return ListPage(tuple(objects), tuple(prefixes), next_token)
+    return ListPage(tuple(objects), tuple(prefixes), next_token, unusable)
 
 
 def untrue(name: str, prefix: str) -> StoreError:
@@ -171,10 +177,11 @@ def _row(node: Element, names: _Names) -> Row:
     found = {names[child.tag]: child.text or "" for child in node}
     key = found.get("Key", "")
     size = found.get("Size", "")
-    checked_size(key, int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else size)
+    if not (key and size.isascii() and size.isdecimal() and len(size) < 20 and is_size(int(size))):
+        size = ""
     restored = "yes" if "RestoreStatus" in found and _is_restored(node, names) else ""
     etag = bare(found.get("ETag", ""))
-    return key, found.get("LastModified", ""), etag, size, found.get("StorageClass", ""), restored
+    return key, found.get("LastModified", ""), etag, size, found.get("StorageClass", "")[:MOST_CLASS_CHARS], restored
 
 
 def _is_restored(node: Element, names: _Names) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
@@ -119,7 +119,7 @@ class S3Store:
             page = await self._signed(lambda _: self._control.list_page(prefix, token, after, limit, flat=flat))
         if not self._by_time:
             return page
-        return ListPage(tuple([self._identified(info) for info in page.objects]), page.prefixes, page.next_token)
+        return replace(page, objects=tuple([self._identified(info) for info in page.objects]))
 
     async def get_start(self, key: str, limit: int) -> tuple[ObjectId, bytes]:
         """The first bytes of an object of which nothing but its name is known, and by that what it is: no HEAD."""

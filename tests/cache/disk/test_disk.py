@@ -456,7 +456,7 @@ def test_what_is_queued_waits_at_the_end_for_another_process_that_writes(
     held, ending = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with other.locked():
+        with other.locked(lambda: False):
             held.set()
             ending.wait(30)
 

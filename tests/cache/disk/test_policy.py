@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from s3stream_fs.cache.disk.index import BlockIndex, Written
+from s3stream_fs.cache.disk.eviction import IDLE_MS, eviction_of
+from s3stream_fs.cache.disk.index import BlockIndex, Selection, Written
 from s3stream_fs.cache.disk.policy import (
-    IDLE_MS,
-    PINNED,
     SEGMENT_NBYTES,
     WHOLE_NBYTES,
+    Amount,
     Clock,
     Policy,
     Reserve,
-    evictable_before,
     file_range,
 )
 from s3stream_fs.types import ByteRange, ObjectId
@@ -46,7 +45,7 @@ class Cache:
                 self.index.touch([(self.now_ms, name)])
                 return True
             if len(self.names) == self.room:
-                victims = self.index.oldest(1, evictable_before(self.policy, self.now_ms))
+                victims = eviction_of(self.policy).victims(self.index, Amount(1, 1), (), self.now_ms)
                 self.index.remove(victims)
                 self.names -= {victim.name for victim in victims}
             if len(self.names) < self.room:
@@ -105,9 +104,26 @@ def test_keep_lets_another_data_set_in_after_a_day(tmp_path: Path) -> None:
     assert not cache.read(1)
 
 
-def test_what_is_pinned_is_never_evicted() -> None:
-    for policy in Policy:
-        assert evictable_before(policy, Clock().now_ms()) <= PINNED
+@pytest.mark.parametrize("policy", Policy)
+def test_what_is_pinned_or_spared_is_never_evicted(tmp_path: Path, policy: Policy) -> None:
+    cache = Cache(tmp_path, policy, 10)
+    for number in range(10):
+        cache.read(number)
+    names = [victim.name for victim in cache.index.oldest(10, cache.now_ms + 1)]
+    with cache.index.transaction():
+        cache.index.pin(Selection(prefix=b"1"), range(1, 100))
+    spared = names[0]
+    victims = eviction_of(policy).victims(cache.index, Amount(0, 10), {spared}, cache.now_ms + 2 * IDLE_MS)
+    assert [victim.name for victim in victims] == names[2:]
+
+
+def test_as_many_files_go_as_bytes_or_inodes_are_wanted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, Policy.LRU, 10)
+    for number in range(10):
+        cache.read(number)
+    wanted = {(0, 0): 0, (1, 0): 1, (4097, 0): 2, (0, 3): 3, (4096 * 20, 20): 10}
+    for amount, expected in wanted.items():
+        assert len(eviction_of(Policy.LRU).victims(cache.index, Amount(*amount), (), cache.now_ms)) == expected
 
 
 def test_the_clock_goes_on_when_the_wall_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import random
+import sys
 import tracemalloc
+from threading import Thread
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -247,3 +250,26 @@ def test_the_only_part_of_an_object_is_found_and_so_are_several() -> None:
     assert [tier.find(OBJECT, index * BLOCK_BYTES) for index in (2, 3, 4, 5, 8)] == [None, first, first, None, second]
     wanted = (ByteRange(0, 4 * BLOCK_BYTES), ByteRange(4 * BLOCK_BYTES, 9 * BLOCK_BYTES))
     assert tier.held(OBJECT, wanted) == [first, second]
+
+
+def test_a_view_that_a_thread_lets_go_of_changes_no_account_there() -> None:
+    """What copies into the kernel may be the last to hold it, while the main thread changes the same accounts."""
+    tier = MemoryTier(cost(4, 4))
+    views = [tier.read(filled(tier, 0), 0, BLOCK_BYTES)]
+    called: list[str] = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals["__name__"] == MemoryTier.__module__:
+            called.append(frame.f_code.co_name)
+
+    def let_go() -> None:
+        sys.setprofile(profile)
+        views.clear()
+        sys.setprofile(None)
+
+    thread = Thread(target=let_go)
+    thread.start()
+    thread.join()
+    assert called == ["_on_returned"]
+    assert tier.statistics().nbytes_lent == 0
+    assert tier.reserve_nowait(cost(4, 4))

@@ -1,0 +1,126 @@
+"""Room for what is new: what the cache's size, the reserve and the disk leave, and files that go so that it suffices.
+
+The writer's, under the folder's lock. Decides neither what is written nor which files go (``eviction``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from typing import Final
+
+from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.eviction import Eviction
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.policy import Amount, Victim
+
+_INDEX_NBYTES: Final = 2 * 1024 * 1024
+"""Free space that is left in any case, for the index and its log to grow into."""
+
+_INDEX_NFILES: Final = 16
+"""The same of inodes: logs come and go."""
+
+
+class Room:
+    """Raises OSError and sqlite3.Error wherever the disk and SQLite do."""
+
+    def __init__(
+        self,
+        config: DiskTierConfig,
+        folder: Callable[[], CacheFolder],
+        now_ms: Callable[[], int],
+        write_last_uses: Callable[[], None],
+        on_evicted: Callable[[list[Victim]], None],
+    ) -> None:
+        """``folder`` gives the one that is open. ``write_last_uses`` before it is chosen what goes; ``on_evicted`` is
+        told what went."""
+        self._config = config
+        self._folder = folder
+        self._now_ms = now_ms
+        self._write_last_uses = write_last_uses
+        self._on_evicted = on_evicted
+        self._rows_left: list[Victim] = []
+        """Of files that went when there was no room to write so."""
+        self.short_of = ""
+        """What there was too little of when ``make`` gave less than was wanted."""
+
+    def make(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> Amount:
+        """Evict until ``wanted`` fits, but none of ``spare``, which is in use. Returns how much may be written."""
+        index = self._folder().writing
+        # Asked once: a file that somebody still has open takes its room until that is closed, and to evict more would
+        # not help.
+        free_nbytes, free_nfiles = self._free()
+        folded = False
+        while self._config.limit_nbytes:
+            left_nbytes = self._config.limit_nbytes - index.nbytes()
+            room = Amount(min(left_nbytes, free_nbytes), free_nfiles)
+            if room.nbytes >= wanted.nbytes and room.nfiles >= wanted.nfiles:
+                return wanted
+            if room.nbytes < wanted.nbytes and not folded:
+                folded = True
+                index.fold()  # the index's log counts, and no file shall go for it
+                continue
+            short = Amount(wanted.nbytes - room.nbytes, wanted.nfiles - room.nfiles)
+            evicted = self._evict(short, spare, eviction)
+            if not evicted:
+                self.short_of = _named(room, wanted, left_nbytes <= free_nbytes)
+                return Amount(max(min(room.nbytes, wanted.nbytes), 0), max(min(room.nfiles, wanted.nfiles), 0))
+            free_nbytes += sum(victim.nbytes for victim in evicted)
+            free_nfiles += len(evicted)
+        return Amount(0, 0)
+
+    def has(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
+        """Whether ``make`` would have so much to give. Evicts nothing."""
+        nbytes, nfiles = self._free()
+        nbytes = min(nbytes, self._config.limit_nbytes - self._folder().writing.nbytes())
+        short = Amount(wanted.nbytes - nbytes, wanted.nfiles - nfiles)
+        if short.nbytes <= 0 and short.nfiles <= 0:
+            return True
+        return bool(eviction.victims(self._folder().writing, short, spare, self._now_ms()))
+
+    def force(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
+        """Evict that much though there seems to be room: the disk has refused it. False where nothing may go."""
+        return bool(self._evict(wanted, spare, eviction))
+
+    def _evict(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> list[Victim]:
+        """Files that are gone now, as far as there were any that may go."""
+        index, files = self._folder().writing, self._folder().files
+        self._write_last_uses()
+        try:
+            if self._rows_left:
+                with index.transaction():
+                    index.remove(self._rows_left)
+                self._rows_left = []
+            victims = eviction.victims(index, wanted, spare, self._now_ms())
+            if victims:
+                with index.transaction():
+                    victims = index.remove(victims)
+        except sqlite3.Error as error:
+            if not self._folder().is_full(error):
+                raise
+            # Not even the index's log has room. A file that goes before its row costs whoever asks for it a look.
+            spare = {*spare, *(victim.name for victim in self._rows_left)}
+            victims = eviction.victims(index, wanted, spare, self._now_ms())
+            self._rows_left += victims
+        for victim in victims:
+            files.remove(victim.name)
+        if victims:
+            self._on_evicted(victims)
+        return victims
+
+    def _free(self) -> tuple[int, int]:
+        """What the disk has beyond the reserve, and what the index needs."""
+        free, whole = self._folder().files.free()
+        reserve = self._config.reserve
+        nfiles = free.nfiles - reserve.of_files(whole.nfiles) - _INDEX_NFILES if whole.nfiles else _UNCOUNTED
+        return free.nbytes - reserve.of(whole.nbytes) - _INDEX_NBYTES, nfiles
+
+
+_UNCOUNTED: Final = 1 << 62
+"""Of a file system that makes inodes as they are needed."""
+
+
+def _named(room: Amount, wanted: Amount, by_limit: bool) -> str:
+    if room.nbytes >= wanted.nbytes:
+        return "its disk has no inodes beyond the reserve"
+    return "its size is used up" if by_limit else "its disk has no room beyond the reserve"
