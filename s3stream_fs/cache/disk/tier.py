@@ -170,7 +170,7 @@ class DiskTier:
         """Whether it is known in memory what the disk has of these bytes. Where it is not, ``learn`` finds out."""
         if not self._answers:
             return True  # nothing counts
-        if self._records.any_changes or self._is_filter_due:
+        if self._is_behind:
             self.catch_up()
         now = trio.current_time()
         for whole, inside in _files_of(object_id, wanted):
@@ -447,7 +447,7 @@ class DiskTier:
                 self._records.drop(name)
             if self._filter is not None:
                 (self._filter.add if there else self._filter.discard)(key_of(name))
-        if self._folder is not self._writer.folder:
+        if self._folder is not self._writer.folder and not self._writer.broken:  # else it may be taken back
             self._threads.begin_nowait(self._lookups.close)
             self._folder = self._writer.folder
             self._lookups = Lookups(self._folder)
@@ -463,6 +463,11 @@ class DiskTier:
     def _answers(self) -> bool:
         """Whether there is a disk tier whose disk answers."""
         return self.enabled and not self._threads.hanging
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether there is something to ``catch_up`` with."""
+        return self._records.any_changes or self._folder is not self._writer.folder or self._is_filter_due
 
     @property
     def _is_filter_due(self) -> bool:
@@ -505,7 +510,7 @@ class DiskTier:
         """The record of a data file, if there is one that counts."""
         if not self._answers:
             return None
-        if self._records.any_changes:
+        if self._is_behind:
             self.catch_up()
         record = self._records.get(object_id, start)
         return None if record is None or _is_away(record) else record
