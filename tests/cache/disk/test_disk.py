@@ -223,7 +223,7 @@ def test_one_read_finds_all_of_its_blocks_that_are_wrong(tmp_path: Path) -> None
 
     async def look(tier: DiskTier) -> None:
         assert not await check(tier, victim)
-        assert await missing(tier, victim) == (victim.whole,)
+        assert await missing(tier, victim, victim.whole) == (victim.whole,)
         assert tier.statistics().bad_blocks == MIB // BLOCK_BYTES
 
     run(tmp_path, fill)
