@@ -38,6 +38,11 @@ _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
 
 
+def lacks_descriptors(error: Exception) -> bool:
+    """Whether it says that too many files are open: of this process, or of all."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 class Descriptors:
     """The descriptors of data files: how many there are, and those that nobody uses any more.
 
@@ -65,6 +70,10 @@ class Descriptors:
     def end(self, fd: int) -> None:
         """Nobody uses it any more. Takes no lock: it is called by ``__del__``, which is to say at any time."""
         self._ended.append(fd)
+
+    def any_to_close(self, least: int) -> bool:
+        """Whether there are so many of those that nobody uses any more."""
+        return len(self._ended) >= least
 
     def close_ended(self) -> None:
         """May wait for the disk."""
@@ -141,12 +150,22 @@ class DataFile:
         status = os.fstat(self.fd)
         return status.st_blocks * _SECTOR_NBYTES, status.st_nlink > 0
 
-    def read(self, inside: ByteRange, *, once: bool = False) -> memoryview:
-        """Bytes of the file, fewer where it ends before. ``once``: its pages are not needed again. Raises OSError."""
-        found = memoryview(os.pread(self.fd, len(inside), inside.start))
+    def read(self, inside: ByteRange, buffer: memoryview | None = None, *, once: bool = False) -> memoryview:
+        """Bytes of the file, fewer where it ends before; in ``buffer``, if one is given, which is large enough.
+
+        ``once``: its pages are not needed again. Raises OSError.
+        """
+        if buffer is None:
+            found = memoryview(os.pread(self.fd, len(inside), inside.start))
+        else:
+            found = buffer[: os.preadv(self.fd, [buffer[: len(inside)]], inside.start)]
         if once:
             self.let_pages_go()
         return found
+
+    def want_pages(self, inside: ByteRange) -> None:
+        """Have the kernel begin to read them from the disk, and do not wait until it has. Raises OSError."""
+        os.posix_fadvise(self.fd, inside.start, len(inside), os.POSIX_FADV_WILLNEED)
 
     def let_pages_go(self) -> None:
         """The kernel's pages of the file are not needed any more, for now. Raises OSError."""
@@ -156,7 +175,7 @@ class DataFile:
         """As ``read``, past the page cache where that goes: page-aligned, into a ``buffer`` of whole pages."""
         fd = self._descriptors.direct(self)
         if fd is None:
-            return self.read(inside)
+            return self.read(inside, buffer)
         got = os.preadv(fd, [buffer], inside.start)
         return buffer[: min(got, len(inside))]
 

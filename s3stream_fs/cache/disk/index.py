@@ -375,6 +375,17 @@ class BlockIndex:
         )
         return [Victim(row, _bytes(name).hex(), _integer(nbytes)) for row, name, nbytes in rows]
 
+    def recount(self) -> None:
+        """Set the total right, should it not be what the files come to. Outside of transactions: it looks at every row,
+        and others may write meanwhile."""
+        counted, total = self._db.execute(
+            "SELECT (SELECT coalesce(sum(nbytes), 0) FROM file), nbytes FROM total"
+        ).fetchone()
+        wrong = _integer(total) - _integer(counted)
+        if wrong:
+            with self.transaction():
+                self._grow(-wrong)
+
     def shrink(self) -> None:
         """Give back pages that rows have left, a few at a time. Outside of transactions."""
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()

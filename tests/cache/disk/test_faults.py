@@ -111,6 +111,30 @@ def test_errors_of_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert levels(caplog).count("ERROR") == 2, caplog.text
 
 
+def test_after_an_error_of_the_disk_the_kernel_is_handed_no_files(tmp_path: Path) -> None:
+    """It would give the next error to whoever reads one, where a read through the tier is answered by the store."""
+    victim, other = named("victim", MIB), named("other", MIB)
+    path = data_file(tmp_path, victim)
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, victim)
+        put(tier, other)
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, other)
+        assert tier.whole_file_nowait(other) is not None
+        assert not await check(tier, victim)
+        assert tier.whole_file_nowait(other) is None
+        assert await check(tier, other)
+
+    run(tmp_path, fill)
+    subprocess.run(["mount", "--bind", "/proc/self/mem", path], check=True)
+    try:
+        run(tmp_path, look)
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
 def test_locked_index(tmp_path: Path) -> None:
     async def fill(tier: DiskTier) -> None:
         put(tier, named("old"))
