@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from loopback import Answer, Request
-from s3stream_fs.errors import KeysRefused, ObjectChanged, StoreError, StoreUnavailable, WrongRegion
+from s3stream_fs.errors import Denied, KeysRefused, ObjectChanged, StoreError, StoreUnavailable, WrongRegion
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3 import http
 from s3stream_fs.store.s3.config import S3Config
@@ -458,16 +458,17 @@ def test_of_a_body_that_is_longer_than_what_was_asked_for_no_more_is_read(key: s
 
 @left_generators
 def test_a_listing_and_a_refusal_without_an_end_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_MOST_NBYTES", 1024 * 1024)
+    monkeypatch.setattr(http, "_MOST_LISTED_NBYTES", 1024 * 1024)
     endless = Endless()
 
     with OddS3() as server:
 
         async def case(store: S3Store) -> None:
-            for status in (200, 403):
+            for status, kind in ((200, StoreError), (403, Denied), (500, StoreUnavailable)):
                 server.alter = lambda _, answer: replace(answer, status=status, pieces=endless)  # noqa: B023
-                with pytest.raises(StoreUnavailable):
+                with pytest.raises(kind) as failed:
                     await store.list_page("")
+                assert type(failed.value) is kind
             server.alter = lambda _, answer: answer
             await _list(store)
             gc.collect()

@@ -19,9 +19,9 @@ from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
-from s3stream_fs.store.s3.pace import Pace
+from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
 from s3stream_fs.store.s3.store import S3Store, open_s3
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+from s3stream_fs.types import ByteRange, ObjectId
 from smalls3 import SmallS3
 
 PATIENCE_SECONDS: Final = 30
@@ -145,7 +145,7 @@ def test_what_came_before_a_cut_is_handed_over_but_for_a_piece(key: str) -> None
 
         async def case(store: S3Store) -> None:
             # At first small pieces, and once it has been seen how fast bodies come, large ones.
-            for lost_nbytes in (2 * BLOCK_BYTES + MIB, LOST_NBYTES, LOST_NBYTES):
+            for lost_nbytes in (2 * LEAST_NBYTES + MIB, LOST_NBYTES, LOST_NBYTES):
                 got = bytearray()
                 with pytest.raises(StoreUnavailable):
                     await store.get_range(version(key), version(key).whole, got.extend)
@@ -227,7 +227,7 @@ def test_a_body_that_has_just_come_leaves_its_connection_to_the_next(key: str) -
     with Large(lambda _, answer: answer) as server:
 
         async def case(store: S3Store) -> None:
-            for nbytes in (1, BLOCK_BYTES, 3 * MIB, 3 * MIB + 1, 6 * MIB, len(BODY)) * 2:
+            for nbytes in (1, LEAST_NBYTES, 3 * MIB, 3 * MIB + 1, 6 * MIB, len(BODY)) * 2:
                 got = bytearray()
                 await store.get_range(version(key), ByteRange(0, nbytes), got.extend)
                 assert hashlib.md5(got).digest() == hashlib.md5(BODY[:nbytes]).digest()
@@ -243,12 +243,12 @@ ANY: Final = ObjectId("any", "version", 1 << 40)
 
 
 def test_pieces_are_small_until_it_is_known_how_fast_bodies_come() -> None:
-    assert Pace().piece_nbytes(ANY) == BLOCK_BYTES
+    assert Pace().piece_nbytes(ANY) == LEAST_NBYTES
 
 
 @pytest.mark.parametrize(
     ("nbytes_per_second", "piece_nbytes"),
-    [(1e3, BLOCK_BYTES), (1e6, BLOCK_BYTES), (4e6, 1_000_000), (8e6, 2_000_000), (90e6, 3 * MIB), (1e12, 3 * MIB)],
+    [(1e3, LEAST_NBYTES), (1e6, LEAST_NBYTES), (4e6, 1_000_000), (8e6, 2_000_000), (90e6, 3 * MIB), (1e12, 3 * MIB)],
 )
 def test_a_piece_is_what_comes_in_a_quarter_of_a_second(nbytes_per_second: float, piece_nbytes: int) -> None:
     pace = Pace()
@@ -268,7 +268,7 @@ def test_a_link_that_becomes_slow_is_known_after_a_few_pieces() -> None:
 
 def test_a_piece_that_took_no_time_is_no_fault() -> None:
     pace = Pace()
-    pace.came(BLOCK_BYTES, 0.0)
+    pace.came(LEAST_NBYTES, 0.0)
     assert pace.piece_nbytes(ANY) == 3 * MIB
 
 
@@ -276,10 +276,10 @@ def test_of_what_was_cut_pieces_are_small_until_eight_bodies_are_complete() -> N
     pace, other = Pace(), ObjectId("other", "version", 10)
     pace.came(MIB, 0.0)
     pace.cut(ANY)
-    assert pace.piece_nbytes(ANY) == BLOCK_BYTES
+    assert pace.piece_nbytes(ANY) == LEAST_NBYTES
     assert pace.piece_nbytes(other) == 3 * MIB
     for object_id in (ANY,) * 7 + (other,) * 10:
         pace.complete(object_id)
-        assert pace.piece_nbytes(ANY) == BLOCK_BYTES
+        assert pace.piece_nbytes(ANY) == LEAST_NBYTES
     pace.complete(ANY)
     assert pace.piece_nbytes(ANY) == 3 * MIB

@@ -21,8 +21,8 @@ from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.credentials import Keys
 from s3stream_fs.store.s3.faults import from_obstore
 from s3stream_fs.store.s3.guest import GuestLoop
-from s3stream_fs.store.s3.pace import Pace
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
+from s3stream_fs.types import ByteRange, ObjectId
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -117,7 +117,7 @@ class DataPlane:
                 pace.cut(object_id)
                 raise
             left -= len(piece)
-            if len(piece) >= BLOCK_BYTES:
+            if len(piece) >= LEAST_NBYTES:
                 pace.came(len(piece), trio.current_time() - then)
             ended = len(piece) < least
             if not left and not ended:

@@ -9,13 +9,13 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from s3stream_fs.types import BLOCK_BYTES, ObjectId
+from s3stream_fs.types import ObjectId
 
 _PIECE_SECONDS: Final = 0.25
 """What a cut may cost, at the rate of the last bodies: from 12 MB/s per connection on, pieces are the largest."""
 
-_LEAST_NBYTES: Final = BLOCK_BYTES
-"""Less cannot be kept of a body that ended early."""
+LEAST_NBYTES: Final = 256 * 1024
+"""Smaller pieces would wake trio's thread more often than what a cut costs is worth."""
 
 _MOST_NBYTES: Final = 3 * 1024 * 1024
 """A part of 8 MiB in three pieces, two of whose seams lie in some reader's MiB, which is copied then. One cold stream,
@@ -61,6 +61,6 @@ class Pace:
     def piece_nbytes(self, object_id: ObjectId) -> int:
         """The least while nothing is known, and of what was cut, so that it gets on however often that happens."""
         if not self._nbytes or object_id in self._cut:
-            return _LEAST_NBYTES
+            return LEAST_NBYTES
         wanted = self._nbytes * _PIECE_SECONDS / max(self._seconds, 1e-6)
-        return int(min(max(wanted, _LEAST_NBYTES), _MOST_NBYTES))
+        return int(min(max(wanted, LEAST_NBYTES), _MOST_NBYTES))
