@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,7 +23,7 @@ from s3stream_daemon.allocator import give_memory_back, keep_memory_small
 from s3stream_daemon.check import check_bucket
 from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
-from s3stream_daemon.descriptors import raise_descriptor_limit
+from s3stream_daemon.descriptors import raise_descriptor_limit, shares_of
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
@@ -94,7 +95,12 @@ def run(
     what the user can mend.
     """
     keep_memory_small()
-    raise_descriptor_limit()
+    shares = shares_of(raise_descriptor_limit())
+    config = replace(
+        config,
+        disk=replace(config.disk, most_open_files=shares.files),
+        max_in_flight=min(config.max_in_flight, shares.connections),
+    )
     kept_out = keep_out_of_reclaim()
     # What has been imported stays for ever, and a request makes no cycles: no need to look at either every 700 objects.
     gc.freeze()

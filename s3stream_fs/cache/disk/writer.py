@@ -24,7 +24,7 @@ from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
-from s3stream_fs.cache.disk.files import DataFile, Descriptors
+from s3stream_fs.cache.disk.files import DataFile, Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
 from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
@@ -75,6 +75,8 @@ _SWEEP_SECONDS: Final = 0.05
 
 _EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
 """Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
+
+_NO_DESCRIPTORS: Final = "this process may open no more files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,7 @@ class Writer:
                 for write in batch:
                     if write.record.name not in waiting:
                         self._records.saved(write.record.name)
+            batch.clear()  # nor keep its files open
             self._descriptors.close_ended()
             if stopping:
                 break
@@ -321,6 +324,9 @@ class Writer:
         except (OSError, sqlite3.Error, UsageError) as error:
             if isinstance(error, sqlite3.Error) and is_busy(error):
                 self._intake.stop("another process keeps its index locked")
+            elif lacks_descriptors(error):
+                self.errors += 1
+                self._intake.stop(_NO_DESCRIPTORS)
             elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
                 self.errors += 1
                 self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
@@ -334,7 +340,8 @@ class Writer:
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
         nbytes = 0
-        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < _BATCH_WRITES:
+        most = min(_BATCH_WRITES, self._records.limit)
+        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
             batch.append(self._queue.popleft())
             nbytes += batch[-1].cost_nbytes
         return batch
@@ -392,6 +399,9 @@ class Writer:
                 try:
                     done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
                 except OSError as error:
+                    if lacks_descriptors(error):
+                        refusal = _NO_DESCRIPTORS
+                        continue
                     if not self._there.is_full(error):
                         raise
                     refusal = f"its disk has no room, whatever goes ({_text(error)})"

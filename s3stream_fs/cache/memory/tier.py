@@ -9,12 +9,13 @@ Never fetches, never waits, never touches a disk.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from s3stream_fs.cache.memory.part import Loan, Part
+from s3stream_fs.ranges import give_blocks, take_blocks
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 _PART_NBYTES: Final = 1280
@@ -64,6 +65,9 @@ class MemoryTier:
         self._fresh: OrderedDict[Part, None] = OrderedDict()
         self._loans: dict[Part, set[Loan]] = {}
         """The views of parts that were given out and are still in use; none of parts of which there is none."""
+        self._returned: deque[Loan] = deque()
+        """Views that are gone. The last one to let go may be a thread that copies into the kernel: it only says so, and
+        accounts are changed by this object's methods."""
         self._by_object: dict[ObjectId, Part | dict[int, Part]] = {}
         """By block, or the only part, without a dict of its own (232 bytes): of a small object there is but one."""
         self._unsaved: OrderedDict[Part, None] = OrderedDict()
@@ -81,6 +85,7 @@ class MemoryTier:
         """
         if self._nbytes_reserved + nbytes > self.limit_nbytes:
             return False
+        self._take_back()
         if self._nbytes_reserved and self._nbytes_reserved + self._nbytes_lent + nbytes > self.limit_nbytes:
             return False
         while self._nbytes_reserved + self._nbytes_held + nbytes > self.limit_nbytes and (self._spent or self._fresh):
@@ -102,8 +107,7 @@ class MemoryTier:
             return
         if isinstance(blocks, Part):
             blocks = self._by_object[part.object_id] = dict.fromkeys(blocks.byte_range.blocks(), blocks)
-        for index in part.byte_range.blocks():
-            blocks[index] = part
+        give_blocks(blocks, part.byte_range, part)
 
     def holds_most(self, object_id: ObjectId) -> bool:
         """Whether more than half of an object's blocks are held."""
@@ -120,6 +124,15 @@ class MemoryTier:
             return blocks if blocks.byte_range.start <= offset < blocks.byte_range.stop else None
         return blocks.get(offset // BLOCK_BYTES)
 
+    def holds_any(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether any block of the block-aligned ``wanted`` is held."""
+        blocks = self._by_object.get(object_id)
+        if blocks is None:
+            return False
+        if isinstance(blocks, Part):
+            return blocks.byte_range.start < wanted.stop and wanted.start < blocks.byte_range.stop
+        return not blocks.keys().isdisjoint(wanted.blocks())
+
     def held(self, object_id: ObjectId, wanted: Iterable[ByteRange]) -> list[Part]:
         """The held parts in which blocks of the block-aligned ``wanted`` lie, each once."""
         offsets = (index * BLOCK_BYTES for byte_range in wanted for index in byte_range.blocks())
@@ -128,6 +141,7 @@ class MemoryTier:
 
     def read(self, part: Part, start: int, stop: int) -> memoryview:
         """Bytes of a held part, which stays while the view is in use; notes that a part read to its end is spent."""
+        self._take_back()
         view = part.view(start, stop)
         loans = self._loans.get(part)
         if loans is None:
@@ -135,7 +149,7 @@ class MemoryTier:
             (self._spent if part.spent else self._fresh).pop(part)
             self._nbytes_lent += cost_nbytes(part)
         part.spent = part.spent or stop == part.byte_range.stop
-        loan = Loan(view, self._returned)
+        loan = Loan(view, self._on_returned)
         loan.part = part
         loans.add(loan)
         return view
@@ -157,6 +171,7 @@ class MemoryTier:
         return any(part.object_id == object_id for part in self._unsaved)
 
     def statistics(self) -> MemoryStatistics:
+        self._take_back()
         return MemoryStatistics(
             limit_nbytes=self.limit_nbytes,
             nbytes_reserved=self._nbytes_reserved,
@@ -169,15 +184,21 @@ class MemoryTier:
             parts_evicted_unsaved=self._parts_evicted_unsaved,
         )
 
-    def _returned(self, loan: weakref.ref[memoryview]) -> None:
+    def _on_returned(self, loan: weakref.ref[memoryview]) -> None:
         assert isinstance(loan, Loan)
-        part = loan.part
-        loans = self._loans[part]
-        loans.discard(loan)
-        if not loans:
-            del self._loans[part]
-            self._nbytes_lent -= cost_nbytes(part)
-            (self._spent if part.spent else self._fresh)[part] = None
+        self._returned.append(loan)
+
+    def _take_back(self) -> None:
+        """Parts of which no view is left may go again."""
+        while self._returned:
+            loan = self._returned.popleft()
+            part = loan.part
+            loans = self._loans[part]
+            loans.discard(loan)
+            if not loans:
+                del self._loans[part]
+                self._nbytes_lent -= cost_nbytes(part)
+                (self._spent if part.spent else self._fresh)[part] = None
 
     def _evict_one(self) -> None:
         """Drop the part that is first to go; there is one."""
@@ -194,9 +215,7 @@ class MemoryTier:
             del self._by_object[part.object_id]
             return
         assert isinstance(blocks, dict)
-        for index in part.byte_range.blocks():
-            # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
-            if blocks.get(index) is part:
-                del blocks[index]
+        # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
+        take_blocks(blocks, part.byte_range, part)
         if not blocks:
             del self._by_object[part.object_id]
