@@ -140,6 +140,7 @@ class Writer:
         """When files may go again for what has no room though there seems to be some: the last time it did not help."""
         self._queue: deque[_Write] = deque()
         self._queued_nbytes = 0
+        self._gather_nbytes = min(_GATHER_NBYTES, config.queue_nbytes // 2)
         self._wake = threading.Condition()
         self._stopping = False
         self._give_up_at = math.inf
@@ -190,7 +191,7 @@ class Writer:
             self._queued_nbytes += write.cost_nbytes
             self._queue.append(write)
             self._records.queued(record)
-            if self._queued_nbytes >= _GATHER_NBYTES:
+            if self._queued_nbytes >= self._gather_nbytes:
                 self._wake.notify_all()
         return True
 
@@ -260,7 +261,7 @@ class Writer:
                 self._busy = False
                 self._wake.notify_all()
                 urgent = self._stopping or (self._flushing and self._queue)
-                if self._queued_nbytes < _GATHER_NBYTES and not urgent:
+                if self._queued_nbytes < self._gather_nbytes and not urgent:
                     self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True
@@ -414,7 +415,6 @@ class Writer:
         self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
         for one in done:
-            one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
             self.blocks_written += len(one.found)
             self.nbytes_written += len(one.write.byte_range)
