@@ -10,6 +10,7 @@ their number, their bytes and their time are bounded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -47,6 +48,10 @@ _MAX_REQUEST_NBYTES: Final = 16384
 """A path of 4,096 bytes takes four times that in JSON at worst."""
 _MAX_RESPONSE_NBYTES: Final = 4 * 1024**2
 """Statistics are a few KiB; what is more comes from something that is not our daemon."""
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""What accept() says where there is no room for one more connection."""
+_WAIT_SECONDS: Final = 0.5
+"""A client waits 5 s for its answer."""
 _NONSENSE: Final = object()
 """Stands for a line that is no JSON."""
 _END: Final = object()
@@ -112,17 +117,30 @@ async def serve_control(
                 free.release()
                 await trio.aclose_forcefully(stream)
 
-        await trio.serve_listeners(answer, [trio.SocketListener(listener)], task_status=_Started(task_status))
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                nursery.start_soon(answer, await _accepted(listener))
 
 
-class _Started:
-    """Our caller needs no listeners: they would keep the socket beyond its time."""
-
-    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
-        self._task_status = task_status
-
-    def started(self, value: object = None) -> None:
-        self._task_status.started()
+async def _accepted(listener: trio.socket.SocketType) -> trio.SocketStream:
+    """The next client. Where the process has no descriptor left for one, it waits until there is: readers, whose
+    connections they are, go before it. Said once each time."""
+    said = False
+    while True:
+        try:
+            client, _ = await listener.accept()
+        except OSError as error:
+            if error.errno == errno.ECONNABORTED:
+                continue
+            if error.errno not in _NO_ROOM:
+                raise
+            if not said:
+                log.warning("the control socket waits: %s", error.strerror)
+            said = True
+            await trio.sleep(_WAIT_SECONDS)
+        else:
+            return trio.SocketStream(client)
 
 
 @contextlib.contextmanager

@@ -128,8 +128,9 @@ class Operations(pyfuse3.Operations):
             position += 1
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dot), here, position):
                 return
+        listing = await self._filesystem.wait_listed(inode, listing, position - 2)
+        self._listings[fh] = (inode, listing)
         valid_seconds = self._filesystem.seconds_valid(listing.fresh_until)
-        await self._filesystem.wait_settled(listing, position - 2)
         listing.check(position - 2)
         # What is known goes out now; the kernel comes back for the rest.
         for row in listing.rows_nowait(position - 2):

@@ -26,6 +26,7 @@ from s3stream_fs.errors import (
     StoreError,
     StoreUnavailable,
     TooSlow,
+    Transient,
 )
 from s3stream_fs.filesystem.attributes import AttributeConfig, Attributes, directory_attributes, file_attributes
 from s3stream_fs.filesystem.failures import Failures
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 FOREVER_SECONDS: Final = 10 * 365 * 86400.0
 """What an infinite time to live becomes where a finite number is needed."""
 
+
+_LEFT: Final = 0.1
+"""So much of an operation's time has to be left for another try; with less it would come to nothing anyway."""
 
 _TOLD_SECONDS: Final = 0.2
 """How long a reader whose file was replaced may be kept from hearing of it, until the kernel was told that the name
@@ -154,6 +158,25 @@ class FileSystem:
         """Return as soon as it is known what stands at ``position`` (from 0) of a listing."""
         with self._deadline("list", listing.prefix):
             await listing.wait_settled(position)
+
+    async def wait_listed(self, number: int, listing: Listing, position: int) -> Listing:
+        """Return as soon as it is known what stands at ``position`` of a directory's listing: of this one, or of the
+        one that takes its place.
+
+        Of a listing that somebody else began, and that fails at the end of their time, nothing was told yet: whoever
+        came later has time left, in which the store is asked again.
+        """
+        with self._deadline("list", listing.prefix) as deadline:
+            await listing.wait_settled(position)
+            left = deadline - trio.current_time()
+            if (
+                isinstance(listing.error, Transient)
+                and len(listing) == 0
+                and left > _LEFT * self._config.deadline_seconds
+            ):
+                listing = self.open_directory(number)
+                await listing.wait_settled(position)
+        return listing
 
     async def refresh(self, path: bytes, progress: Callable[[RefreshProgress], None]) -> None:
         """Ask the store again for all that is known at, above and below ``path``, relative to the mount, however fresh.

@@ -7,10 +7,12 @@ front of a file of the same name. Never asks a store for anything; the tree feed
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from hashlib import blake2b
-from itertools import islice
+from heapq import merge
+from itertools import accumulate, islice
 from typing import Final
 
 import trio
@@ -26,14 +28,22 @@ _NEAR: Final = 100
 """Entries among which further directories are looked for."""
 
 _FEW_ROWS: Final = 100
-"""Pieces with fewer rows on average are put together once the listing is complete: each is an object of its own."""
+"""Pieces with fewer rows on average are put together once all is known: each is an object of its own."""
+
+_AT_ONCE: Final = 50
+"""Pieces that become readable before others get their turn: some 5 ms."""
 
 _MOST_ROWS: Final = 4000
 """Rows in a piece: to find a name takes 12 steps in it."""
 
+_MOST_LOOSE: Final = 16_000
+"""Names that come in no order and are kept as objects, at some 500 bytes each; then they are put aside, in order."""
+
 
 Names = dict[bytes, ObjectInfo | None]
 """What names stand for; None for a directory."""
+
+Named = tuple[bytes, ObjectInfo | None]
 
 
 class Unknown(Enum):
@@ -48,7 +58,7 @@ class Lane:
     It goes from beyond ``start`` up to ``until`` (None: to the end).
     """
 
-    __slots__ = ("complete", "early", "last", "pending", "rows", "start", "until")
+    __slots__ = ("complete", "early", "last", "pending", "rows", "runs", "start", "until")
 
     def __init__(self, start: bytes, until: bytes | None) -> None:
         self.start = start
@@ -58,8 +68,10 @@ class Lane:
         self.complete = False
         self.early: Names = {}
         """Names that stand before the lane's keys do: the directory ``m`` of the keys ``m/``, behind a cut ``m-5``."""
-        self.rows: list[Rows] = []
-        """Names behind ``start`` that no later page can change, while an earlier lane is not complete."""
+        self.rows: deque[Rows] = deque()
+        """Names behind ``start`` that no later page can change, and that cannot be read yet."""
+        self.runs: list[list[Rows]] = []
+        """Of a lane in no order: names that were put aside, each run in order."""
         self.pending: Names = {}
         """Names that a later page may still change or precede."""
 
@@ -163,7 +175,10 @@ class Listing:
             self._add(lane, key.partition("/")[0], prefix, None)
         lane.last = last if until is None else min(last, until)
         if self.ordered:
-            self._settle(lane)
+            self._settle_lane(lane)
+            self._settle(_AT_ONCE)
+        elif len(lane.pending) >= _MOST_LOOSE and not lane.complete:
+            self._put_aside(lane)
         self._unpark()
 
     def split(self, lane: Lane, at: bytes) -> Lane:
@@ -173,11 +188,24 @@ class Listing:
         self.lanes.insert(self.lanes.index(lane) + 1, upper)
         return upper
 
-    def take(self, pieces: Iterable[Rows]) -> None:
-        """Take rows that were a listing's before, all of them: it is complete."""
+    def take(self, pieces: Iterable[Rows], digest: bytes) -> None:
+        """Take rows that were a listing's before, all of them, with its digest: it is complete."""
+        self._hashes = ()
         for rows in pieces:
-            self._publish_rows(rows)
-        self.finish()
+            self._shelf.put(rows)
+            self._append(rows)
+        self._end(digest)
+
+    async def settle(self) -> None:
+        """Have all that is known be readable, with turns for others between: a long listing may be far behind. After
+        the last page, and before ``finish``. Raises StoreUnavailable where the disk has lost what was there."""
+        while len(self.lanes) > 1 or self.lanes[0].rows:
+            self._settle(_AT_ONCE)
+            self._unpark()
+            await trio.lowlevel.checkpoint()
+        await self._merge(self.lanes[0])
+        if len(self) < _FEW_ROWS * len(self._rows):
+            await self._gather()
 
     def hide(self, reason: Hidden, keys: Sequence[str]) -> None:
         """Take note of keys that it cannot show."""
@@ -187,13 +215,14 @@ class Listing:
             self.hidden[reason] = (count + len(keys), example)
 
     def finish(self) -> None:
-        """There are no more pages."""
+        """There are no more pages. Those of more than a few have to ``settle`` first."""
         (lane,) = self.lanes
         self._publish(sorted(lane.pending.items(), key=_name_of))
+        self._end(b"".join(part.digest() for part in self._hashes))
+
+    def _end(self, digest: bytes) -> None:
         self.lanes = []
-        if len(self) < _FEW_ROWS * len(self._rows):
-            self._gather()
-        self.digest = b"".join(part.digest() for part in self._hashes)
+        self.digest = digest
         self._hashes = ()
         self.complete = True
         self._unpark()
@@ -312,31 +341,32 @@ class Listing:
         elif info is None or name not in lane.pending:
             lane.pending[name] = info  # a directory shadows a file
 
-    def _settle(self, lane: Lane) -> None:
-        """What a lane has found is known as a whole up to where it has come; and the listing up to the first lane."""
-        self._settle_lane(lane)
-        while self.lanes[0].complete and len(self.lanes) > 1:
+    def _settle(self, most: int) -> None:
+        """The listing is known as a whole up to where its first lane has come: let ``most`` pieces more be readable."""
+        while True:
+            lane = self.lanes[0]
+            while lane.rows and most > 0:
+                self._append(lane.rows.popleft())
+                most -= 1
+            if lane.rows or not lane.complete or len(self.lanes) == 1:
+                return
             done = self.lanes.pop(0)
             lane = self.lanes[0]
             # All of these stand before what has settled in the next lane, but a later page of it may change the last.
             left = sorted(_merged(done.pending, lane.early).items(), key=_name_of)
             final = bisect_left(left, self._final_before(lane), key=_name_of)
-            self._publish(left[:final])
-            for rows in lane.rows:
-                self._publish_rows(rows)
-            lane.start, lane.early, lane.rows = b"", {}, []
+            lane.rows.extendleft(reversed(self._pieces(left[:final])))
+            lane.start, lane.early = b"", {}
             lane.pending = _merged(dict(left[final:]), lane.pending)
 
     def _settle_lane(self, lane: Lane) -> None:
+        """What a lane has found is known as a whole up to where it has come."""
         names = sorted(lane.pending.items(), key=_name_of)
         early = bisect_right(names, lane.start, key=_name_of) if lane.start else 0
         final = max(bisect_left(names, self._final_before(lane), key=_name_of), early)
         lane.early = _merged(lane.early, dict(names[:early]))
         lane.pending = dict(names[final:])
-        if lane is self.lanes[0]:
-            self._publish(names[early:final])
-        else:
-            lane.rows += self._pieces(names[early:final])
+        lane.rows += self._pieces(names[early:final])
 
     def _final_before(self, lane: Lane) -> bytes:
         """Up to which name (not included) no later page of a lane, or of those behind it, says anything."""
@@ -344,34 +374,68 @@ class Listing:
             return b"\xff" * (NAME_MAX + 1)
         return settled_before(lane.last)
 
-    def _publish(self, names: list[tuple[bytes, ObjectInfo | None]]) -> None:
-        for rows in self._pieces(names):
-            self._publish_rows(rows)
+    def _put_aside(self, lane: Lane) -> None:
+        """Names that come in no order take no more memory than others do."""
+        lane.runs.append(self._pieces(sorted(lane.pending.items(), key=_name_of)))
+        lane.pending = {}
 
-    def _publish_rows(self, rows: Rows) -> None:
+    async def _merge(self, lane: Lane) -> None:
+        """Bring what was put aside into one order."""
+        if not lane.runs:
+            return
+        self._put_aside(lane)
+        names: list[Named] = []
+        for name, info in merge(*map(_names_in, lane.runs), key=_name_of):
+            if names and names[-1][0] == name:
+                if info is None:
+                    names[-1] = (name, None)  # a directory shadows a file
+                continue
+            if len(names) == _MOST_ROWS:
+                self._publish(names)
+                names = []
+                await trio.lowlevel.checkpoint()
+            names.append((name, info))
+        self._publish(names)
+        lane.runs = []
+
+    def _publish(self, names: list[Named]) -> None:
+        for rows in self._pieces(names):
+            self._append(rows)
+
+    def _append(self, rows: Rows) -> None:
         self._rows.append(rows)
         self._starts.append(self._starts[-1] + len(rows))
         self._firsts.append(rows.name(0))
-        for part, content in zip(self._hashes, rows.content, strict=True):
+        for part, content in zip(self._hashes, rows.content if self._hashes else (), strict=True):
             part.update(content)
-        self._shelf.put(rows)
 
-    def _pieces(self, names: list[tuple[bytes, ObjectInfo | None]]) -> list[Rows]:
+    def _pieces(self, names: list[Named]) -> list[Rows]:
+        """Names in order, packed, and on the shelf."""
         try:
-            return [
+            pieces = [
                 Rows.packed(self.prefix, names[start : start + _MOST_ROWS])
                 for start in range(0, len(names), _MOST_ROWS)
             ]
         except ValueError as error:
             raise StoreError(f"the listing of {self.prefix!r} cannot be true: {error}") from None
+        for rows in pieces:
+            self._shelf.put(rows)
+        return pieces
 
-    def _gather(self) -> None:
+    async def _gather(self) -> None:
         """Put small pieces together. Whoever has a place in one keeps it."""
-        entries = [rows.entry(index) for rows in self._rows for index in range(len(rows))]
-        names = [(entry.name, entry.info if isinstance(entry, FileEntry) else None) for entry in entries]
-        self._rows, self._starts, self._firsts = [], [0], []
-        self._hashes = _hashes()
-        self._publish(names)
+        pieces: list[Rows] = []
+        names: list[Named] = []
+        for rows in self._rows:
+            names += _names_in([rows])
+            if len(names) >= _MOST_ROWS:
+                pieces += self._pieces(names)
+                names = []
+                await trio.lowlevel.checkpoint()
+        pieces += self._pieces(names)
+        self._rows = pieces
+        self._starts = [0, *accumulate(map(len, pieces))]
+        self._firsts = [rows.name(0) for rows in pieces]
 
     def _unpark(self) -> None:
         if self._changed is not None:
@@ -383,8 +447,15 @@ def _hashes() -> tuple[blake2b, ...]:
     return blake2b(digest_size=16), blake2b(digest_size=16)
 
 
-def _name_of(item: tuple[bytes, ObjectInfo | None]) -> bytes:
+def _name_of(item: Named) -> bytes:
     return item[0]
+
+
+def _names_in(pieces: Iterable[Rows]) -> Iterator[Named]:
+    for rows in pieces:
+        for index in range(len(rows)):
+            entry = rows.entry(index)
+            yield entry.name, entry.info if isinstance(entry, FileEntry) else None
 
 
 def _merged(one: Names, other: Names) -> Names:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -25,17 +26,22 @@ from s3stream_fs.types import ListPage
 
 log = logging.getLogger(__name__)
 
-_MAX_KEPT: Final = 500_000
-"""Listings that are kept, at some 800 bytes each beside their rows, which are the shelf's."""
+_MOST_NBYTES: Final = 256 * 1024**2
+"""Of listings that are kept, beside their rows, which are the shelf's: 250,000 directories."""
+
+_LISTING_NBYTES: Final = 1050
+"""What one takes beside its prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListingsStatistics:
-    """``unchanged`` were loaded again, and the directory was what it had been."""
+    """``unchanged`` were loaded again, and the directory was what it had been. ``nbytes`` are those kept, without
+    their rows."""
 
     started: int
     unchanged: int
     kept: int
+    nbytes: int
     entries_kept: int
 
 
@@ -61,8 +67,9 @@ class Listings:
         self._ordered = ordered
         self._ttl_seconds = ttl_seconds
         self._nursery = nursery
-        self._kept: dict[str, Listing] = {}
+        self._kept: OrderedDict[str, Listing] = OrderedDict()
         """By prefix, least recently used first."""
+        self._nbytes = 0
         self._renewals: dict[str, Listing] = {}
         """Being loaded, while the one that is kept is answered from."""
         self._started = 0
@@ -79,8 +86,7 @@ class Listings:
             listing = self._renewals.pop(prefix, None)
             if listing is None:
                 return None
-        self._kept.pop(prefix, None)
-        self._kept[prefix] = listing  # now the most recently used
+        self._keep(listing)
         return listing
 
     def open(self, prefix: str) -> Listing:
@@ -109,8 +115,7 @@ class Listings:
         if before is not None and before.complete and _is_fresh(before):
             self._renewals[prefix] = listing
         else:
-            self._kept.pop(prefix, None)
-            self._kept[prefix] = listing
+            self._keep(listing)
         self._started += 1
         self._nursery.start_soon(self._load, listing, before, anew)
         return listing
@@ -118,11 +123,13 @@ class Listings:
     def take(self, prefix: str, page: ListPage, fresh_until: float, asked_at: int) -> None:
         """Keep what is known of a directory otherwise: a page that is all of it."""
         if self.fresh(prefix) is None:
-            listing = self._kept[prefix] = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
+            listing = Listing(prefix, fresh_until, self._shelf, ordered=self._ordered)
             listing.asked_at = asked_at
             listing.add_page(page)
             listing.finish()
+            self._keep(listing)
             self._ended(listing)
+            self._shrink()
 
     def below(self, prefix: str) -> Iterator[Listing]:
         """Those that are kept of ``prefix`` and of all directories in it."""
@@ -133,6 +140,7 @@ class Listings:
             started=self._started,
             unchanged=self._unchanged,
             kept=len(self._kept),
+            nbytes=self._nbytes,
             entries_kept=sum(map(len, self._kept.values())),
         )
 
@@ -155,10 +163,10 @@ class Listings:
         if self._renewals.get(prefix) is listing:
             del self._renewals[prefix]
             if listing.complete and self._kept.get(prefix) in (before, None):
-                self._kept[prefix] = listing
+                self._keep(listing)
         if listing.error is not None:
             if self._kept.get(prefix) is listing:
-                del self._kept[prefix]
+                self._drop(prefix)
             return
         if before is not None and before.complete and before.digest == listing.digest:
             self._unchanged += 1
@@ -166,7 +174,7 @@ class Listings:
             before.asked_at = listing.asked_at
             before.nchanged = listing.nchanged
             if self._kept.get(prefix) is listing:
-                self._kept[prefix] = before
+                self._keep(before)
         self._shrink()
 
     async def _take_archived(self, listing: Listing) -> bool:
@@ -174,20 +182,35 @@ class Listings:
         archived = await self._archive.find(listing.prefix, self._ttl_seconds) if self._archive is not None else None
         if archived is None:
             return False
-        listing.take(archived.pieces)
+        listing.take(archived.pieces, archived.digest)
         listing.fresh_until -= time.time() - archived.listed_ms / 1000
         return True
 
+    def _keep(self, listing: Listing) -> None:
+        """It speaks for its directory from now on, and is the most recently used."""
+        prefix = listing.prefix
+        if prefix not in self._kept:
+            self._nbytes += _LISTING_NBYTES + len(prefix)
+        self._kept[prefix] = listing
+        self._kept.move_to_end(prefix)
+
+    def _drop(self, prefix: str) -> None:
+        del self._kept[prefix]
+        self._nbytes -= _LISTING_NBYTES + len(prefix)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._nbytes > _MOST_NBYTES or self._shelf.is_full
+
     def _shrink(self) -> None:
         """Let the least recently used ones go until the rest fits. Whoever holds one keeps it."""
-        if len(self._kept) <= _MAX_KEPT and not self._shelf.is_full:
-            return
-        for prefix, listing in list(self._kept.items())[:-1]:
-            if len(self._kept) <= _MAX_KEPT and not self._shelf.is_full:
-                return
-            if listing.complete:
-                del self._kept[prefix]
-            del listing  # or its rows would still count
+        loading: set[str] = set()
+        while self._is_full and len(self._kept) > len(loading) + 1:
+            prefix = next(prefix for prefix in self._kept if prefix not in loading)
+            if self._kept[prefix].complete:
+                self._drop(prefix)
+            else:
+                loading.add(prefix)
 
 
 def _is_fresh(listing: Listing) -> bool:

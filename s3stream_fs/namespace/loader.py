@@ -55,6 +55,10 @@ class Loader:
 
     async def load(self) -> None:
         """Load all of it. Raises StoreError."""
+        await self._load_pages()
+        await self._listing.settle()
+
+    async def _load_pages(self) -> None:
         listing = self._listing
         first = listing.lanes[0]
         page = await self._list_from(listing.prefix, None, "")

@@ -35,8 +35,14 @@ from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_MAX_ANSWERS: Final = 100_000
-"""Single answers that are kept, present or absent."""
+_ANSWERS_NBYTES: Final = 64 * 1024**2
+"""Of single answers that are kept, present or absent: some 60,000."""
+
+_MOST_TOLD_CHARS: Final = 1024
+"""Of a key, in the log: as many as Amazon S3 takes. Where a store lists longer ones, a line may have megabytes."""
+
+_AT_ONCE: Final = 50
+"""Names or directories told of by one page that are taken note of before others get their turn: some 3 ms."""
 
 _LEAST_KEPT_SECONDS: Final = 1.0
 """Also with a shorter time to live, for those who asked while the answer was under way."""
@@ -120,7 +126,7 @@ class Tree:
         )
         self._walks = Walks(enabled=ttl_seconds >= _WALK_TTL_SECONDS)
         self._answers: TTLCache[tuple[str, bytes], Answer] = TTLCache(
-            _MAX_ANSWERS, max(ttl_seconds, _LEAST_KEPT_SECONDS), timer=trio.current_time
+            _ANSWERS_NBYTES, max(ttl_seconds, _LEAST_KEPT_SECONDS), timer=trio.current_time, getsizeof=_nbytes_of
         )
         self._asking: dict[tuple[str, bytes], trio.Event] = {}
         """Lookups under way; whoever asks for the same name waits for them (single flight)."""
@@ -361,12 +367,16 @@ class Tree:
             page = await self._list(key + "/", limit=_LOOKUP_LIMIT, flat=True)
         if any(below.startswith(key + "/") for below in (*(info.id.key for info in page.objects), *page.unusable)):
             if self._ttl_seconds > 0 and page.next_token is None:
-                for directory, entries in listed(key + "/", page):
+                for count, (directory, entries) in enumerate(listed(key + "/", page), 1):
                     self._listings.take(directory, entries, fresh_until, moment)
+                    if count % _AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
             elif self._ttl_seconds > 0:
-                for above, inside, row in proven(key + "/", page):
+                for count, (above, inside, row) in enumerate(proven(key + "/", page), 1):
                     if self._outdated.believes(row.identity, moment):
                         self._answers[above, inside] = Answer(row, fresh_until)
+                    if count % _AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
             return row_of(prefix, name, None)
         return None if info is None else row_of(prefix, name, info)
 
@@ -459,7 +469,14 @@ class Tree:
         if (prefix, reason) not in self._reported:
             self._reported[prefix, reason] = None
             self._hidden_keys += count
+            example = example[:_MOST_TOLD_CHARS]
             log.warning("%d keys under %r are hidden, such as %r: %s", count, prefix, example, reason.value)
+
+
+def _nbytes_of(answer: Answer) -> int:
+    """What a single answer takes, with the place under which it is kept; guessed, within a fifth of what is seen."""
+    row = answer.row
+    return 800 if row is None else 900 + row.rows.nbytes + 2 * len(row.identity)
 
 
 def _place_of(object_id: ObjectId) -> tuple[str, bytes, bytes]:

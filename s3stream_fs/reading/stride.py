@@ -51,14 +51,15 @@ class Stride:
     def plan_ahead(self, run_nbytes: int, size: int, window_nbytes: int) -> tuple[ByteRange, ...]:
         """The runs of ``run_nbytes`` that come next, block-aligned, neighbours merged; none while enough are planned.
 
-        The number of runs doubles with each jump that is in step, as far as the window goes.
+        As many as the jumps that were in step, so that never more is fetched in vain than was read, as far as the
+        window goes.
         """
         if not self.steady:
             return ()
         # Where the gaps are smaller than a block everything between is fetched anyway.
         dense = abs(self._delta) < run_nbytes + BLOCK_BYTES
         step_nbytes = abs(self._delta) if dense else max(run_nbytes, BLOCK_BYTES)
-        nruns = min(2**self._repeats, window_nbytes // step_nbytes)
+        nruns = min(self._repeats, window_nbytes // step_nbytes)
         if not dense:
             nruns = min(nruns, _MAX_RUNS)
         if nruns - self._planned < max(nruns // 2, 1):

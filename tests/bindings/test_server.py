@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from filesystems import Rig, run_filesystem
+from s3stream_fs.bindings.native import server as server_module
 from s3stream_fs.bindings.native.backing import BackingFiles
 from s3stream_fs.bindings.native.negotiation import MAX_BACKGROUND
 from s3stream_fs.bindings.native.opening import Opening, OpenMode
@@ -329,6 +330,23 @@ def test_an_interrupted_read_is_answered_soon_and_gives_its_get_up(tmp_path: Pat
         assert server.statistics().interrupted == 1
 
     run(tmp_path, case)
+
+
+def test_more_requests_than_may_wait_are_left_in_the_kernel(tmp_path: Path) -> None:
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        rig.store.gate = trio.Event()
+        names = [b"name%d" % number for number in range(30)]
+        asked = [await kernel.send(Opcode.LOOKUP, ROOT, name + b"\0") for name in names]
+        await wait_all_tasks_blocked()
+        assert server.statistics().waited == 10
+        assert kernel.nothing_more()
+        rig.store.gate.set()
+        for unique in asked:
+            assert (await kernel.reply_to(unique)).code == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "_MAX_WAITING", 10)
+        run(tmp_path, case)
 
 
 def test_changes_are_refused_and_what_is_not_known_is_not_implemented(tmp_path: Path) -> None:

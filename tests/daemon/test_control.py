@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -230,3 +231,34 @@ def test_the_socket_is_found_in_the_first_place_that_has_it(short_path: Path) ->
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
         assert find_control(mountpoint, folders) == path
+
+
+def test_a_client_waits_while_there_is_no_descriptor_for_it_and_that_is_said_once(
+    short_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = short_path / "control"
+    said = "the control socket waits: Too many open files"
+
+    async def test() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket(socket.AF_UNIX) as raw:
+            client = trio.socket.from_stdlib_socket(raw)
+            raw.setblocking(False)
+            least_free = os.dup(0)
+            os.close(least_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least_free, limits[1]))
+            try:
+                await client.connect(str(path))
+                await client.send(b'{"command": "stats"}\n')
+                with trio.fail_after(20):
+                    while said not in caplog.messages:
+                        await trio.lowlevel.checkpoint()
+                    with trio.move_on_after(1.2):  # two tries more
+                        await client.recv(100)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            with trio.fail_after(20):
+                assert json.loads(await client.recv(1000)) == {"result": {"reads": 3}}
+
+    run(path, test)
+    assert caplog.messages == [said]

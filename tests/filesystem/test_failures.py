@@ -91,3 +91,34 @@ def test_a_loop_of_slow_questions_is_not_cut_short(tmp_path: Path) -> None:
         assert rig.filesystem.statistics().deadlines_missed == 0
 
     run_filesystem(tmp_path, case, ttl=0)
+
+
+def test_whoever_joins_a_listing_late_has_its_own_time(tmp_path: Path) -> None:
+    """The listing fails at the end of the time of the first who asked, and that of the second is not over."""
+
+    async def case(rig: Rig) -> None:
+        rig.store.put("a", b"x")
+        rig.store.fail_next("LIST", StoreUnavailable("out of order"))
+        rig.store.seconds = iter([29.0, 5.0])
+        began = rig.filesystem.open_directory(ROOT)
+        await trio.sleep(20)
+        joined = rig.filesystem.open_directory(ROOT)
+        assert joined is began
+        listing = await rig.filesystem.wait_listed(ROOT, joined, 1)
+        assert [row.name for row in listing.rows_nowait(0)] == [b"a"]
+        assert rig.store.count("LIST") == 2
+
+    run_filesystem(tmp_path, case)
+
+
+def test_a_listing_that_fails_at_the_end_of_the_time_is_not_begun_again(tmp_path: Path) -> None:
+    async def case(rig: Rig) -> None:
+        rig.store.fail_next("LIST", StoreUnavailable("out of order"), times=10)
+        rig.store.seconds = iter([29.0] * 10)
+        listing = rig.filesystem.open_directory(ROOT)
+        assert await rig.filesystem.wait_listed(ROOT, listing, 0) is listing
+        with pytest.raises(StoreUnavailable):
+            listing.check(0)
+        assert rig.store.count("LIST") == 1
+
+    run_filesystem(tmp_path, case)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +16,8 @@ import pytest
 from bench.content import matches
 from bench.simulated import SimulatedS3
 from bench.simulator.server import BUCKET
-from mounting import Mount
+from mounting import PATIENCE_SECONDS, Mount
+from s3server import S3Server
 
 NREADERS = 32
 NFILES = 400
@@ -24,7 +28,7 @@ Mounted = Callable[..., Mount]
 
 @pytest.fixture
 def simulated() -> Iterator[SimulatedS3]:
-    with SimulatedS3([f"small:{NFILES}:{NBYTES}", "large:1:64MiB"], {}) as server:
+    with SimulatedS3([f"small:{NFILES}:{NBYTES}", "large:1:64MiB"], {}, md5=True) as server:
         server.behave("30ms")
         yield server
 
@@ -41,6 +45,40 @@ def read_all(mount: Mount) -> dict[str, Any]:
         assert all(pool.map(read, names))
     statistics: dict[str, Any] = mount.stats()
     return statistics
+
+
+def test_five_thousand_threads_wait_for_a_store_that_is_slow(server: S3Server, mounted: Mounted, binding: str) -> None:
+    """None of them is told to try again."""
+    if binding != "native":
+        pytest.skip("pyfuse3 leaves all but 512 of them in the kernel, where nobody counts them")
+    count = 5000
+    server.create_bucket("bucket")
+    server.put("bucket", "d/file", b"x")
+    mount = mounted(server, "bucket")
+    stalled = server.stall_next("LIST", times=count)
+    answers: list[int] = []
+
+    def look(number: int) -> None:
+        try:
+            (mount.path / f"missing{number}").stat()
+        except OSError as error:
+            answers.append(error.errno or 0)
+
+    before = threading.stack_size(256 * 1024)
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert stalled.arrived.wait(PATIENCE_SECONDS)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while mount.stats()["kernel"]["waited"] < count:
+            assert time.monotonic() < until
+    finally:
+        threading.stack_size(before)
+        server.release_all()
+        for thread in threads:
+            thread.join()
+    assert answers == [errno.ENOENT] * count
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's limits may be raised by root only")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable
+from s3stream_fs.namespace import listing
 from s3stream_fs.namespace.entries import DirectoryEntry, Entry, FileEntry
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.namespace.tree import Tree
@@ -32,11 +34,11 @@ def run(case: Callable[[MemoryStore, Tree], Awaitable[None]], page_limit: int = 
 
 
 async def entries(tree: Tree, prefix: str = "") -> list[Entry]:
-    listing = tree.open_listing(prefix)
+    opened = tree.open_listing(prefix)
     found: list[Entry] = []
     while True:
-        await listing.wait_settled(len(found))
-        entry = listing.entry_nowait(len(found))
+        await opened.wait_settled(len(found))
+        entry = opened.entry_nowait(len(found))
         if entry is None:
             return found
         found.append(entry)
@@ -48,9 +50,10 @@ async def entries(tree: Tree, prefix: str = "") -> list[Entry]:
     directories=st.sets(st.sampled_from(NAMES)),
     page_limit=st.sampled_from([1, 2, 3, 1000]),
     looks_first=st.booleans(),
+    loose=st.sampled_from([1, 2, 100]),
 )
 def test_listings_and_lookups_say_the_same(
-    files: set[str], directories: set[str], page_limit: int, looks_first: bool
+    files: set[str], directories: set[str], page_limit: int, looks_first: bool, loose: int
 ) -> None:
     async def case(store: MemoryStore, tree: Tree) -> None:
         for name in files:
@@ -73,7 +76,9 @@ def test_listings_and_lookups_say_the_same(
         assert {entry.name.decode() for entry in listed if isinstance(entry, DirectoryEntry)} == directories
         await look()
 
-    run(case, page_limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "_MOST_LOOSE", loose)  # whether names are put aside changes nothing of them
+        run(case, page_limit)
 
 
 def test_many_names_come_in_order_and_each_once() -> None:
@@ -86,6 +91,29 @@ def test_many_names_come_in_order_and_each_once() -> None:
         assert store.requests == [("LIST", "d/")] * 100
 
     run(case, page_limit=10)
+
+
+def test_names_in_no_order_are_put_aside_and_brought_into_one(tmp_path: Path) -> None:
+    """A directory of more names than may be loose takes no more memory while it is loaded than afterwards."""
+    shelf = Shelf(tmp_path, 4096)
+    count = 2500
+
+    async def main() -> None:
+        store = MemoryStore(500, directory_bucket=True)
+        for number in range(count):
+            store.put(f"d/{number:05}", b"x")
+        async with trio.open_nursery() as nursery:
+            tree = Tree(store, shelf, ttl_seconds=60.0, nursery=nursery)
+            loading = tree.open_listing("d/")
+            await loading.wait_complete()
+            assert [row.name for row in loading.rows_nowait(0)] == [b"%05d" % number for number in range(count)]
+            assert len(loading.pieces) == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "_MOST_LOOSE", 1000)
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert shelf.statistics().reads > 0
+    shelf.close()
 
 
 def test_a_lookup_is_a_head_and_a_list_at_the_same_time() -> None:

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.namespace import listings as listings_module
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.inodes import FileInode, InodeTable
 from s3stream_fs.namespace.listing import Listing, Unknown
@@ -187,3 +188,24 @@ def test_what_the_disk_has_lost_is_listed_again(tmp_path: Path) -> None:
         assert store.count("LIST") > 8
 
     run(case, Shelf(tmp_path, 200_000))
+
+
+def test_listings_are_bounded_in_bytes_however_they_come() -> None:
+    async def case(store: MemoryStore, listings: Listings, _: Shelf) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(listings_module, "_MOST_NBYTES", 100_000)
+            for number in range(500):
+                prefix = f"{'deep/' * 100}{number}/"
+                store.put(f"{prefix}file")
+                page = await store.list_page(prefix)
+                listings.take(prefix, page, fresh_until=TTL_SECONDS, asked_at=0)
+            statistics = listings.statistics()
+            assert 50 < statistics.kept < 100
+            assert statistics.nbytes <= 100_000
+            assert listings.get(prefix) is not None
+            assert listings.get(f"{'deep/' * 100}0/") is None
+            for number in range(500):
+                await complete(listings.open(f"{'deep/' * 100}{number}/"))
+            assert listings.statistics().nbytes <= 100_000
+
+    run(case)

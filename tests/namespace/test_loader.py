@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from trio.testing import MockClock
 
 from namings import NAMES
 from s3stream_fs.errors import StoreError, StoreUnavailable
+from s3stream_fs.namespace import listing
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.loader import Loader
 from s3stream_fs.namespace.rows import Row
@@ -41,30 +43,30 @@ def loaded(
             return await list_from(store, prefix, token, after)  # type: ignore[misc, no-any-return]
         return await store.list_page(prefix, token=token, after=after)
 
-    async def read(listing: Listing) -> None:
+    async def read(loading: Listing) -> None:
         """As a reader of a directory does, while it grows."""
         while True:
-            await listing.wait_settled(len(seen))
-            entry = listing.entry_nowait(len(seen))
+            await loading.wait_settled(len(seen))
+            entry = loading.entry_nowait(len(seen))
             if entry is None:
                 return
             seen.append(entry.name)
-            found = listing.find(entry.name)
+            found = loading.find(entry.name)
             assert isinstance(found, Row)
             assert found.entry == entry
 
     async def main() -> float:
-        listing = Listing("d/", 0.0, Shelf(None, 1 << 30))
+        loading = Listing("d/", 0.0, Shelf(None, 1 << 30))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read, listing)
+            nursery.start_soon(read, loading)
             began = trio.current_time()
             try:
-                await Loader(listing, listed).load()
+                await Loader(loading, listed).load()
             except StoreError as error:
-                listing.fail(error)
+                loading.fail(error)
                 raise
             took = trio.current_time() - began
-            listing.finish()
+            loading.finish()
         return took
 
     seconds = trio.run(main, clock=MockClock(autojump_threshold=0))
@@ -99,9 +101,41 @@ ODD = st.text(st.sampled_from("0a-.z/é😀"), min_size=1, max_size=6).filter(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(ODD, max_size=60), st.integers(1, 4))
-def test_whatever_the_names(names: list[str], page: int) -> None:
-    assert loaded(names, page=page)[0] == shown(names)
+@given(st.lists(ODD, max_size=60), st.integers(1, 4), st.sampled_from([1, 50]))
+def test_whatever_the_names(names: list[str], page: int, at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "_AT_ONCE", at_once)
+        assert loaded(names, page=page)[0] == shown(names)
+
+
+def test_what_waits_for_the_first_range_is_within_the_budget_of_names(tmp_path: Path) -> None:
+    """Fifteen ranges of a long folder are known before the first one is: they lie on the shelf, as all names do."""
+    store = MemoryStore(PAGE)
+    for name in NUMBERS:
+        store.put(f"d/{name}", b"x")
+    limit_nbytes = 4096
+    shelf = Shelf(tmp_path, limit_nbytes)
+    waiting: list[int] = []
+
+    async def first_is_slow(prefix: str, token: str | None, after: str) -> ListPage:
+        page = await store.list_page(prefix, token=token, after=after)
+        until = loading.lanes[0].until
+        if until is not None and page.objects and page.objects[0].id.key.encode() < b"d/" + until:
+            await trio.sleep(10_000)  # until all others have come
+            waiting.append(shelf.statistics().nbytes_on_disk)
+            assert shelf.statistics().nbytes_in_memory <= 2 * limit_nbytes
+        return page
+
+    loading = Listing("d/", 0.0, shelf)
+
+    async def main() -> None:
+        await Loader(loading, first_is_slow).load()
+        loading.finish()
+        assert [row.name for row in loading.rows_nowait(0)] == shown(NUMBERS)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    shelf.close()
+    assert max(waiting) > 4 * PAGE * 40
 
 
 NUMBERS = [f"{number:05}" for number in range(20 * PAGE)]

@@ -640,3 +640,37 @@ def test_where_names_are_frozen_it_is_said_once(caplog: pytest.LogCaptureFixture
 
     run(case, ttl=math.inf)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_others_get_their_turn_while_a_page_of_deep_keys_is_taken_note_of() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        for number in range(90):
+            store.put(f"d/{number:02}/{'a/' * 490}x")
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await tree.lookup("", b"d")
+            nursery.cancel_scope.cancel()
+        kept = tree.statistics().listings.kept
+        assert 1000 < kept <= 2001
+        assert turns >= kept // 100
+
+    run(case)
+
+
+def test_a_key_without_an_end_is_not_told_whole(caplog: pytest.LogCaptureFixture) -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("d/" + "x" * 1_000_000)
+        await tree.open_listing("d/").wait_complete()
+
+    run(case)
+    (line,) = caplog.messages
+    assert "1 keys under 'd/' are hidden" in line
+    assert len(line) < 2000

@@ -168,6 +168,16 @@ def test_an_object_of_which_something_cannot_be_true_is_left_out(odd: str) -> No
     assert (found.last, found.next_token) == ("a/z", "token")
 
 
+def test_a_key_that_xml_cannot_carry_is_read_where_a_store_writes_it_all_the_same() -> None:
+    raw = page(listed("a/b\x01c") + listed("a/&#1;&#x1F;&#9;z") + listed("a/good")).replace(b"a/good", b"a/\xff")
+    found = parse_page(raw, "a/", None)
+    assert [info.id.key for info in found.objects] == ["a/b\x01c", "a/\x01\x1f\tz", "a/\udcff"]
+    with pytest.raises(StoreUnavailable):  # who is who could not be told
+        parse_page(page(listed("a\x01") + listed("\U000f0001")), "", None)
+    prefixes = "<CommonPrefixes><Prefix>a\x02/</Prefix></CommonPrefixes>"
+    assert parse_page(page(prefixes), "", None).prefixes == ("a\x02/",)
+
+
 def test_a_storage_class_has_an_end() -> None:
     endless = "<Size>3</Size><StorageClass>" + "X" * 100_000 + "</StorageClass>"
     (found,) = parse_page(page(listed("a", endless)), "", None).objects

@@ -87,9 +87,15 @@ class Directories:
             listing = self._read_lately[number] = self._filesystem.open_directory(number)
         return listing
 
-    async def wait(self, listing: Listing, offset: int) -> None:
-        """Return as soon as ``read_nowait`` gives something."""
-        await self._filesystem.wait_settled(listing, offset - len(_DOTS))
+    async def wait(self, number: int, handle: int, listing: Listing, offset: int) -> Listing:
+        """Return, as soon as ``read_nowait`` gives something, what is being read from then on."""
+        found = await self._filesystem.wait_listed(number, listing, offset - len(_DOTS))
+        if found is not listing:
+            if self._opened.get(handle) is listing:
+                self._opened[handle] = found
+            if self._read_lately.get(number) is listing:
+                self._read_lately[number] = found
+        return found
 
     def read_nowait(self, number: int, listing: Listing, offset: int, size: int, plus: bool) -> bytes | None:
         """As many records as are known and fit ``size``, b"" at the end. None where the first is not known yet."""

@@ -224,10 +224,14 @@ class Operations:
         handle, offset, size = READ_IN.unpack_from(body)
         listing = self._directories.listing(number, handle, offset)
         records = self._directories.read_nowait(number, listing, offset, size, plus)
-        return self._wait_for_entries(number, listing, offset, size, plus) if records is None else records
+        if records is not None:
+            return records
+        return self._wait_for_entries(number, handle, listing, offset, size, plus)
 
-    async def _wait_for_entries(self, number: int, listing: Listing, offset: int, size: int, plus: bool) -> bytes:
-        await self._directories.wait(listing, offset)
+    async def _wait_for_entries(
+        self, number: int, handle: int, listing: Listing, offset: int, size: int, plus: bool
+    ) -> bytes:
+        listing = await self._directories.wait(number, handle, listing, offset)
         return self._directories.read_nowait(number, listing, offset, size, plus) or b""
 
     def _statfs(self, _number: int, _body: memoryview) -> bytes:

@@ -35,9 +35,11 @@ _TURN_SECONDS: Final = 0.001
 """For so long, where nobody waits for anything else, the next request is waited for without asking the other tasks: it
 comes at once from whoever makes one after another, and trio's way there and back would cost it 10 us."""
 
-_MAX_WAITING: Final = 4096
-"""Requests that wait for S3 at once, at some 5 kB each; above this a further one is told to try again. Requests are
-read all the same: those that are interrupted, and those that need not wait, must not wait for these."""
+_MAX_WAITING: Final = 65_536
+"""Requests that wait for S3 at once, at some 5 kB each: one for each thread that waits, which takes more itself, and
+those of read-ahead, of which the kernel has a bound (see ``negotiation``). With so many no further one is read before
+one has ended, as each does by its deadline; up to there, those that are interrupted, and those that need not wait, do
+not wait for these."""
 
 _GRACE_SECONDS: Final = 1.0
 """How long a request goes on whose maker got a signal that does not kill it: a timer's, a child's, Ctrl-Z. No program
@@ -72,6 +74,8 @@ class Server:
         self._poll.register(fd, select.POLLIN)
         self._waiting: dict[int, tuple[trio.CancelScope, int]] = {}
         """Requests that wait, by their unique number, each with the thread that made it."""
+        self._ended = trio.lowlevel.ParkingLot()
+        """Where it is waited for one of them to end."""
         self._agreement: Agreement | None = None
         self._ready = trio.Event()
         self._failure: UsageError | None = None
@@ -117,6 +121,9 @@ class Server:
             self._answer(self._view[:nbytes], nursery)
             if self._failure is not None:
                 raise self._failure
+            while len(self._waiting) >= _MAX_WAITING:
+                self._writer.flush()
+                await self._ended.park()
             in_a_row += 1
             if in_a_row >= _IN_A_ROW:
                 self._writer.flush()
@@ -180,9 +187,6 @@ class Server:
                 self._writer.reply(unique, 0, reply)
             else:
                 self._writer.hold(unique, reply)
-        elif len(self._waiting) >= _MAX_WAITING:
-            reply.close()
-            self._writer.reply(unique, errno.EAGAIN, b"")
         else:
             self._waited += 1
             scope = trio.CancelScope()
@@ -205,6 +209,7 @@ class Server:
             raise
         finally:
             del self._waiting[unique]
+            self._ended.unpark()
         self._interrupted += scope.cancelled_caught
         if len(body) < LARGE_NBYTES or not self._waiting:
             self._writer.reply(unique, code, body)

@@ -32,6 +32,7 @@ from s3stream_fs.errors import (
     Untrusted,
     WrongRegion,
 )
+from s3stream_fs.store.s3.http import EndlessAnswer
 
 
 class Unsuited(StoreError):
@@ -186,6 +187,8 @@ def _from_connection(error: BaseException) -> StoreError:
     to = "the proxy (HTTPS_PROXY or HTTP_PROXY)" if isinstance(error, _PROXY_ERRORS) else "the store"
     for cause in _causes(error):
         match cause:
+            case EndlessAnswer():
+                return StoreError(str(cause))
             case ssl.SSLCertVerificationError():
                 return Untrusted(f"the server's certificate is not trusted: {cause.verify_message or cause.reason}")
             case ssl.SSLError() if cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"):

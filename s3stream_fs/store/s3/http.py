@@ -17,7 +17,19 @@ _TARGETS: Final = ("target", "aiobotocore_raw_proxy_target")
 """Under which of a request's extensions aiobotocore leaves the whole URL: for servers, and for proxies."""
 
 _MOST_NBYTES: Final = 64 * 1024 * 1024
-"""No answer here is as long: parts have 8 MiB, a page of 1,000 keys with the longest names 4 MiB."""
+"""No answer here is as long: parts have 8 MiB."""
+
+_MOST_LISTED_NBYTES: Final = 8 * 1024 * 1024
+"""A page of 1,000 keys with the longest names, each byte of them percent-encoded, has 4 MiB. What a store that heeds no
+max-keys may send is 20,000 keys, some 50 ms to read."""
+
+_MOST_REFUSED_NBYTES: Final = 1024 * 1024
+"""What a store says with an error. A proxy may say it with a web page. The rest of a longer one is left unread, for
+what counts is the status."""
+
+
+class EndlessAnswer(httpx2.ReadError):
+    """More came than any answer to such a request has."""
 
 
 class OriginFormSession(HttpxSession):  # type: ignore[misc]
@@ -51,22 +63,29 @@ class _Transport(httpx2.AsyncHTTPTransport):
                 request.url = _RawURL(request.url, target)
         response = await super().handle_async_request(request)
         if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _Bounded(response.stream)
+            refused = response.status_code >= 300
+            listed = b"max-keys=" in request.url.raw_path
+            most = _MOST_REFUSED_NBYTES if refused else _MOST_LISTED_NBYTES if listed else _MOST_NBYTES
+            response.stream = _Bounded(response.stream, most, cut=refused)
         return response
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body that ends, whatever the server sends."""
+    """A body that ends, whatever the server sends: in an error, or where it is ``cut``."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, most_nbytes: int, *, cut: bool) -> None:
         self._stream = stream
+        self._most_nbytes = most_nbytes
+        self._cut = cut
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = _MOST_NBYTES
+        left = self._most_nbytes
         async for piece in self._stream:
             left -= len(piece)
+            if left < 0 and self._cut:
+                return
             if left < 0:
-                raise httpx2.ReadError(f"the answer has more than {_MOST_NBYTES} bytes")
+                raise EndlessAnswer(f"the answer has more than {self._most_nbytes} bytes")
             yield piece
 
     async def aclose(self) -> None:

@@ -16,7 +16,12 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.store.etags import bare, version_of
 from s3stream_fs.store.objects import is_size, mtime_of
 from s3stream_fs.store.s3.contents import MOST_CLASS_CHARS, PLACE, Row, cut_run
+from s3stream_fs.store.s3.unprintable import meant, readable
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
+
+_MOST_TAGS: Final = 500_000
+"""Those that begin an element, and those that end one: 30 for an object of many fields, so some 16,000 objects. Of
+each, which may have 4 bytes, a parser makes 100 bytes of memory."""
 
 _USUAL_ROOT: Final = "ListBucketResult"
 _OF_OTHER_ANSWERS: Final = frozenset(
@@ -47,7 +52,22 @@ def written(body: bytes) -> Written:
     if run is not None:
         with suppress(_Elsewhere, StoreError):
             return _by_elements(run.rest, run.rows)
-    return _by_elements(body)
+    try:
+        return _by_elements(body)
+    except StoreUnavailable:
+        text = readable(body)
+        if text is None:
+            raise
+    return _without_stand_ins(_by_elements(text))
+
+
+def _without_stand_ins(page: Written) -> Written:
+    return page._replace(
+        rows=[(meant(row[0]), *row[1:]) for row in page.rows],
+        prefixes=[meant(prefix) for prefix in page.prefixes],
+        next_token=None if page.next_token is None else meant(page.next_token),
+        next_marker=None if page.next_marker is None else meant(page.next_marker),
+    )
 
 
 def checked_page(
@@ -93,7 +113,7 @@ def checked_page(
 
 
 def untrue(name: str, prefix: str) -> StoreError:
-    return StoreError(f"the store lists {name!r} under {prefix!r}; it cannot be trusted")
+    return StoreError(f"the store lists {name[:1024]!r} under {prefix!r}; it cannot be trusted")
 
 
 class _Times(dict[str, int]):
@@ -136,6 +156,8 @@ def _by_elements(body: bytes | str, run: list[Row] | None = None) -> Written:
 
     Raises _Elsewhere where that is no child of the root.
     """
+    if (body.count("<") if isinstance(body, str) else body.count(b"<")) > _MOST_TAGS:
+        raise StoreError("the store's listing has more elements than any listing")
     try:
         root = fromstring(body)
     except (ParseError, LookupError, ValueError) as error:  # the latter two: encodings that Python does not have
