@@ -31,6 +31,17 @@ def digest(key: str, version: int = 0) -> str:
     return hashlib.blake2b(f"{version}:{key}".encode(), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=65_536)
+def md5(key: str, size: int, version: int = 0) -> str:
+    """The MD5 of an object's bytes, which is its ETag in S3 if it was put whole. Takes 130 us for 100 KB."""
+    whole = memoryview(pattern())
+    found = hashlib.md5(usedforsecurity=False)
+    for offset in range(0, size, PERIOD_NBYTES):
+        at = place(key, offset, version)
+        found.update(whole[at : at + min(PERIOD_NBYTES, size - offset)])
+    return found.hexdigest()
+
+
 def place(key: str, offset: int, version: int = 0) -> int:
     """Where in the pattern the byte at ``offset`` lies, less than one period."""
     return (int(digest(key, version)[:12], 16) + offset) % PERIOD_NBYTES

@@ -52,9 +52,11 @@ class Traffic:
 class SimulatedS3:
     """A context manager: at its end the server is gone."""
 
-    def __init__(self, trees: Sequence[str], files: Mapping[str, Path]) -> None:
+    def __init__(self, trees: Sequence[str], files: Mapping[str, Path], *, md5: bool = False) -> None:
+        """``md5``: the ETags of what lies in trees are the MD5s of its bytes, as S3's are."""
         arguments = [word for tree in trees for word in ("--tree", tree)]
         arguments += [word for key, path in files.items() for word in ("--file", f"{key}={path}")]
+        arguments += ["--md5"] if md5 else []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.simulator", "--port", "0", *arguments],
             cwd=Path(__file__).parents[1],

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,7 +23,7 @@ from s3stream_daemon.allocator import give_memory_back, keep_memory_small
 from s3stream_daemon.check import check_bucket
 from s3stream_daemon.config import MountConfig
 from s3stream_daemon.control import control_path, serve_control
-from s3stream_daemon.descriptors import raise_descriptor_limit
+from s3stream_daemon.descriptors import raise_descriptor_limit, shares_of
 from s3stream_daemon.exits import ExitCode, ending_with, usage_error_in
 from s3stream_daemon.memory import parts_nbytes
 from s3stream_daemon.notify import notify
@@ -38,7 +39,7 @@ from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.bindings.native.opening import Opening
 from s3stream_fs.cache.disk.folder import BLOCKS
 from s3stream_fs.cache.disk.index import NAMES
-from s3stream_fs.cache.disk.tier import open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import Fetcher
@@ -62,12 +63,20 @@ log = logging.getLogger(__name__)
 _NAMES_NBYTES: Final = 256 * 1024**2
 """Names in memory: four million. Others lie in the cache folder until they are asked for."""
 
+_NAMES_FRACTION: Final = 1 / 4
+"""Of the cache's size, for those others: what does not fit is listed anew when somebody asks for it."""
+
+_NAMES_AHEAD_NBYTES: Final = 16 * 1024**2
+"""Room that is held free for them, since nobody may wait for it: 0.3 million names, which a second lists."""
+
 _LEAST_ARCHIVED_SECONDS: Final = 5.0
 """With a shorter time to live no listing is of use to the next process."""
 
 _MOST_ARCHIVED_NBYTES: Final = 1024**3
-"""Of listings for the next process: 16 million names. They count as part of the cache, of which they are an eighth at
-the most."""
+"""Of listings for the next process: 16 million names. They count as part of the cache."""
+
+_ARCHIVED_FRACTION: Final = 1 / 8
+"""Of the cache's size, for these at the most."""
 
 _GC_THRESHOLD: Final = 5_000
 """New objects before the collector looks at them. At Python's default of 700 it took 7 % of a cold small file."""
@@ -86,7 +95,12 @@ def run(
     what the user can mend.
     """
     keep_memory_small()
-    raise_descriptor_limit()
+    shares = shares_of(raise_descriptor_limit())
+    config = replace(
+        config,
+        disk=replace(config.disk, most_open_files=shares.files),
+        max_in_flight=min(config.max_in_flight, shares.connections),
+    )
     kept_out = keep_out_of_reclaim()
     # What has been imported stays for ever, and a request makes no cycles: no need to look at either every 700 objects.
     gc.freeze()
@@ -141,9 +155,9 @@ async def _serve(
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(s3.keep_credentials)
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
-        shelf = Shelf(config.disk.directory, _NAMES_NBYTES)
+        shelf = Shelf(config.disk.directory, _NAMES_NBYTES, disk.allow(_NAMES_FRACTION, _NAMES_AHEAD_NBYTES))
         stack.callback(shelf.close)
-        archive = await stack.enter_async_context(_archive(config, space))
+        archive = await stack.enter_async_context(_archive(config, disk, space))
         tree = Tree(
             store,
             shelf,
@@ -226,19 +240,14 @@ async def _serve(
         log.info("unmounted %s from %s", source, config.mountpoint)
 
 
-def _archive(config: MountConfig, space: str) -> AbstractAsyncContextManager[Archive | None]:
+def _archive(config: MountConfig, disk: DiskTier, space: str) -> AbstractAsyncContextManager[Archive | None]:
     """Listings that outlive this process, where names are valid for long enough and are not a snapshot's."""
     ttl_seconds = config.metadata_ttl_seconds
     if ttl_seconds < _LEAST_ARCHIVED_SECONDS or config.index is not None:
         return nullcontext()
-    folder = config.disk.directory / BLOCKS
-
-    def has_room(nbytes: int) -> bool:
-        status = os.statvfs(folder)
-        return status.f_bavail * status.f_frsize - nbytes > config.disk.reserve.of(status.f_blocks * status.f_frsize)
-
-    limit_nbytes = min(config.disk.limit_nbytes // 8, _MOST_ARCHIVED_NBYTES)
-    return open_archive(ArchiveConfig(folder / NAMES, space, limit_nbytes, has_room), ttl_seconds)
+    path = config.disk.directory / BLOCKS / NAMES
+    limit_nbytes = min(int(config.disk.limit_nbytes * _ARCHIVED_FRACTION), _MOST_ARCHIVED_NBYTES)
+    return open_archive(ArchiveConfig(path, space, limit_nbytes, disk.allow(_ARCHIVED_FRACTION).held), ttl_seconds)
 
 
 async def _serve_kernel(session: Session) -> None:

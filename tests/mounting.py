@@ -53,6 +53,8 @@ class CommandLine:
         runtime = folder / "run"
         for made in (home, runtime):
             made.mkdir(mode=0o700, exist_ok=True)
+        self.before: tuple[str, ...] = ()
+        """Words of a command that runs this one, ``prlimit`` for instance."""
         self.environment: dict[str, str] = inherited | {
             "HOME": str(home),
             "XDG_RUNTIME_DIR": str(runtime),
@@ -74,7 +76,7 @@ class CommandLine:
     def run(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the command to its end. ``env`` is added to the environment. Never raises for an exit code."""
         return subprocess.run(
-            [*COMMAND, *(str(argument) for argument in arguments)],
+            [*self.before, *COMMAND, *(str(argument) for argument in arguments)],
             env=self.environment | dict(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,

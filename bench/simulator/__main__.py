@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PREFIX:COUNT:SIZE[:PER_FOLDER]",
         help="synthetic objects, as in small:20000:100KB",
     )
+    parser.add_argument("--md5", action="store_true", help="ETags of synthetic objects are the MD5s of their bytes")
     parser.add_argument("--file", action="append", default=[], metavar="KEY=PATH", help="serve a local file")
     return parser
 
@@ -54,6 +55,8 @@ def main() -> int:
         for text in options.file:
             key, _, path = text.partition("=")
             sources.append(RealFile(key, Path(path)))
+        for tree in options.tree:
+            tree.digested = options.md5
         server = Server(Bucket(sources), behaviour, options.host, options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))

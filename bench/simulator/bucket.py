@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench.content import digest
+from bench.content import digest, md5
 
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -28,16 +28,18 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An object. ``fd`` is an open file that holds its bytes, or None where they are computed."""
+    """An object. ``fd`` is an open file that holds its bytes, or None where they are computed. The ETag is the MD5 of
+    its bytes where it is ``digested``, else other digits."""
 
     key: str
     size: int
     version: int = 0
     fd: int | None = None
+    digested: bool = False
 
     @property
     def etag(self) -> str:
-        return digest(self.key, self.version)
+        return md5(self.key, self.size, self.version) if self.digested else digest(self.key, self.version)
 
 
 class Source(Protocol):
@@ -55,6 +57,9 @@ class Source(Protocol):
 
 class Tree:
     """``count`` objects of ``size`` bytes below ``prefix``, ``per_folder`` of them in each folder (0: one flat one)."""
+
+    digested = False
+    """Whether ETags are the MD5s of objects."""
 
     def __init__(self, prefix: str, count: int, size: int, per_folder: int = 0) -> None:
         self.prefix = prefix.rstrip("/") + "/"
@@ -82,7 +87,7 @@ class Tree:
         return f"{self.prefix}{index:07d}.bin"
 
     def item(self, index: int) -> Item:
-        return Item(self.key(index), self._size, self._versions.get(index, 0))
+        return Item(self.key(index), self._size, self._versions.get(index, 0), digested=self.digested)
 
     def index_from(self, key: str) -> int:
         return bisect_left(range(self._count), key, key=self.key)

@@ -28,6 +28,9 @@ BUCKET: Final = "bench"
 _COPIED_NBYTES: Final = 128 * 1024
 """A body up to this size goes out with its head in one call; a larger one by sendfile, without a copy."""
 
+_FLIP_STEP: Final = 7919
+"""From one flipped byte to the next; a prime."""
+
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 _REASONS: Final = {
@@ -202,7 +205,8 @@ class Server:
         if fault is Fault.FLIP or (item.fd is None and nbytes > PERIOD_NBYTES):
             body = self._whole(item, start, stop)
             if fault is Fault.FLIP:
-                body[nbytes // 2] ^= 0xFF
+                # Another one each time: who fetches it again gets another wrong body, and not the same.
+                body[(nbytes // 2 + _FLIP_STEP * self._counters.faults[Fault.FLIP]) % nbytes] ^= 0xFF
             answer.body = body
         elif item.fd is None and nbytes <= _COPIED_NBYTES:
             answer.body = self._pattern[at : at + nbytes]

@@ -12,6 +12,8 @@ from typing import Final
 
 _LOG: Final = "-wal"
 
+_SUFFIXES: Final = ("", _LOG, "-shm")
+
 _SECTOR_NBYTES: Final = 512
 """The unit of st_blocks."""
 
@@ -49,14 +51,14 @@ def open_database(path: Path, format_number: int, schema: str, wait_seconds: flo
 
 def remove_database(path: Path) -> None:
     """Raises OSError."""
-    for suffix in (_LOG, "-shm", ""):  # a new database must not take up an old log
+    for suffix in reversed(_SUFFIXES):  # a new database must not take up an old log
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def database_nbytes(path: Path) -> int:
-    """What it takes on disk, with its log."""
+    """What it takes on disk, with its log and the log's index."""
     nbytes = 0
-    for suffix in ("", _LOG):
+    for suffix in _SUFFIXES:
         with suppress(FileNotFoundError):
             nbytes += path.with_name(path.name + suffix).stat().st_blocks * _SECTOR_NBYTES
     return nbytes

@@ -46,6 +46,8 @@ class Fetcher:
         self._disk = disk
         self._congestion = congestion
         self._nursery = nursery
+        self._learning: set[tuple[ObjectId, ByteRange]] = set()
+        """Read-ahead of which the disk tier is being asked."""
         self._retries = retries or Retries(RetryPolicy())
         self._scheduler = Scheduler(store, memory, disk, config, congestion, nursery, outdated, self._retries)
         self._flights = self._scheduler.flights
@@ -192,11 +194,15 @@ class Fetcher:
         for byte_range in wanted:
             if self._disk.known_nowait(object_id, byte_range):
                 self._scheduler.request(object_id, byte_range, part_nbytes, Priority.READ_AHEAD)
-            else:
+            elif (object_id, byte_range) not in self._learning:
+                self._learning.add((object_id, byte_range))
                 self._nursery.start_soon(self._learn_and_want, object_id, byte_range, part_nbytes)
 
     async def _learn_and_want(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int) -> None:
-        await self._disk.learn(object_id, wanted)
+        try:
+            await self._disk.learn(object_id, wanted)
+        finally:
+            self._learning.discard((object_id, wanted))
         self._scheduler.request(object_id, wanted, part_nbytes, Priority.READ_AHEAD)
         self._scheduler.start_what_may()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from s3stream_fs.fetch.flight import Flight
-from s3stream_fs.ranges import absent_ranges
+from s3stream_fs.ranges import absent_ranges, give_blocks, take_blocks
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 
@@ -28,22 +28,22 @@ class Flights:
         blocks = self._by_object.get(object_id, {})
         return list(dict.fromkeys(blocks[index] for index in wanted.blocks() if index in blocks))
 
+    def bring_any(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether any block of ``wanted`` is on its way."""
+        return not self._by_object.get(object_id, {}).keys().isdisjoint(wanted.blocks())
+
     def of(self, object_id: ObjectId) -> list[Flight]:
         """All flights of an object."""
         return list(dict.fromkeys(self._by_object.get(object_id, {}).values()))
 
     def add(self, flight: Flight) -> None:
-        blocks = self._by_object.setdefault(flight.part.object_id, {})
-        for index in flight.part.byte_range.blocks():
-            blocks[index] = flight
+        give_blocks(self._by_object.setdefault(flight.part.object_id, {}), flight.part.byte_range, flight)
 
     def forget(self, flight: Flight, byte_range: ByteRange) -> None:
         """From now on nobody can join this flight for blocks of ``byte_range``."""
         object_id = flight.part.object_id
         blocks = self._by_object.get(object_id, {})
-        for index in byte_range.blocks():
-            if blocks.get(index) is flight:
-                del blocks[index]
+        take_blocks(blocks, byte_range, flight)
         if not blocks:
             self._by_object.pop(object_id, None)
 

@@ -111,13 +111,14 @@ class Scheduler:
     def request(self, object_id: ObjectId, wanted: ByteRange, part_nbytes: int, priority: Priority) -> None:
         """Queue flights for what no tier has and no flight brings; a demand promotes the flights that it joins."""
         if object_id not in self.flights and self._disk.has_nowait(object_id, wanted):
-            return  # without a look at each block: a window has hundreds
+            return  # without a look at each block: a window has thousands
 
         def held(index: int) -> bool:
             return self._memory.find(object_id, index * BLOCK_BYTES) is not None
 
         joined = self.promote if priority is Priority.DEMAND else lambda _: None
-        for absent in self.flights.absent(object_id, wanted, held, joined):
+        all_absent = not self.flights.bring_any(object_id, wanted) and not self._memory.holds_any(object_id, wanted)
+        for absent in [wanted] if all_absent else self.flights.absent(object_id, wanted, held, joined):
             for missing in self._disk.missing_nowait(object_id, absent):
                 for byte_range in missing.parts(part_nbytes):
                     if priority is Priority.READ_AHEAD and self._queue.count(priority) >= self._config.max_queued_ahead:

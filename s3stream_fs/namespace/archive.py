@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,13 +60,13 @@ _SIGNED: Final = 1 << 63
 class ArchiveConfig:
     """``path`` of the file, in a folder that is private. ``space`` names the store and the bucket.
 
-    ``has_room`` says whether so many bytes more may be written there.
+    ``room`` makes room there for so many bytes more, for a while; False where there is none. It may wait.
     """
 
     path: Path
     space: str
     limit_nbytes: int
-    has_room: Callable[[int], bool]
+    room: Callable[[int], AbstractContextManager[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +239,15 @@ class Archive:
         return Archived(prefix, listed_ms, digest, pieces)
 
     def _save(self, batch: list[_Packed | str]) -> None:
-        db, space = self._db, self._config.space
-        if db is None:
-            return
         nbytes = sum(len(piece) for packed in batch if isinstance(packed, _Packed) for piece in packed.pieces)
-        if nbytes > self._config.limit_nbytes or not self._config.has_room(nbytes):
-            batch, nbytes = [dropped for dropped in batch if isinstance(dropped, str)], 0
-        if not batch:
-            return
+        with self._config.room(nbytes) as has_room:
+            if nbytes > self._config.limit_nbytes or not has_room:
+                batch, nbytes = [dropped for dropped in batch if isinstance(dropped, str)], 0
+            if batch and self._db is not None:
+                self._write_down(self._db, batch, nbytes)
+
+    def _write_down(self, db: sqlite3.Connection, batch: list[_Packed | str], nbytes: int) -> None:
+        space = self._config.space
         db.execute("BEGIN IMMEDIATE")
         try:
             self._shrink(db, nbytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from weakref import ref
 
 from xxhash import xxh3_64_intdigest
 
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ _UNIT_NBYTES: Final = 4096
 """Room in the file is given out in multiples of this, so that what was given back fits others of about its size."""
 
 _NOWHERE: Final = -1
+
+_RETRY_SECONDS: Final = 10.0
+"""After an error of the disk everything stays in memory for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,15 @@ class Shelved:
 class Shelf:
     """Keeps pieces within ``limit_nbytes`` of memory, with a file in ``directory`` for the rest.
 
-    Without a directory, or where nothing can be written there, all of them stay in memory, and ``is_full`` says so.
+    Without a directory, and while nothing can be written there, all of them stay in memory, and ``is_full`` says so.
     """
 
-    def __init__(self, directory: Path | None, limit_nbytes: int) -> None:
+    def __init__(self, directory: Path | None, limit_nbytes: int, allowance: Allowance | None = None) -> None:
+        """The file is within ``allowance``, if there is one; beyond that pieces stay in memory."""
         self._directory = directory
+        self._allowance = allowance
+        self._retry_at = 0.0
+        """After an error of the disk."""
         self._limit_nbytes = limit_nbytes
         self._file = _NOWHERE
         self._end = 0
@@ -126,6 +135,8 @@ class Shelf:
         if self._file != _NOWHERE:
             os.close(self._file)
             self._file = _NOWHERE
+            if self._allowance is not None:
+                self._allowance.give_back(self._end)
 
     def statistics(self) -> ShelfStatistics:
         return ShelfStatistics(self._nbytes_in_memory, self._nbytes_on_disk, self._reads, self._errors)
@@ -135,7 +146,7 @@ class Shelf:
         self._ring.append(ref(piece))
         if len(self._ring) > 2 * self._npieces + 16:
             self._ring = deque(known for known in self._ring if known() is not None)
-        if self.is_full and self._directory is not None:
+        if self.is_full and self._directory is not None and time.monotonic() >= self._retry_at:
             self._write_out(piece)
 
     def _write_out(self, spare: Shelved) -> None:
@@ -151,23 +162,29 @@ class Shelf:
                 self._ring.append(known)
                 continue
             try:
-                self._write(piece)
+                written = self._write(piece)
             except OSError as error:
-                self._ring.append(known)
                 self._fail(error)
-                self._directory = None
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                written = False
+            if not written:
+                self._ring.append(known)
                 break
             piece._data = None
             self._nbytes_in_memory -= piece.nbytes
 
-    def _write(self, piece: Shelved) -> None:
+    def _write(self, piece: Shelved) -> bool:
+        """False where there may be no more in the file."""
         if piece._where != _NOWHERE:
-            return
+            return True
         if self._file == _NOWHERE:
             assert self._directory is not None
             self._file = os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        free = self._free[_room(piece.nbytes)]
+        room = _room(piece.nbytes)
+        free = self._free[room]
         where = free.pop() if free else self._end
+        if where == self._end and self._allowance is not None and not self._allowance.take_nowait(room):
+            return False
         data = piece.data
         try:
             if os.pwrite(self._file, data, where) != piece.nbytes:
@@ -175,11 +192,14 @@ class Shelf:
         except OSError:
             if where != self._end:
                 free.append(where)
+            elif self._allowance is not None:
+                self._allowance.give_back(room)
             raise
         if where == self._end:
-            self._end += _room(piece.nbytes)
+            self._end += room
         piece._where, piece._checksum = where, xxh3_64_intdigest(data)
         self._nbytes_on_disk += piece.nbytes
+        return True
 
     def _fail(self, error: OSError) -> None:
         self._errors += 1

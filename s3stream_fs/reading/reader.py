@@ -108,7 +108,7 @@ class Reader:
             self._share_counted_at = float("-inf")  # one more to share with
         if not at_hand and not self._fetcher.has_or_awaits(object_id, wanted):
             planner.lost(wanted.start)
-        return planner.on_read(wanted.start, len(wanted), self._conditions(now))
+        return planner.on_read(wanted.start, len(wanted), self._conditions(now), at_hand=at_hand)
 
     def _conditions(self, now: float) -> Conditions:
         """What plans depend on at this moment: streams that read share the memory for read-ahead equally."""

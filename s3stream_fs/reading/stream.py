@@ -48,6 +48,14 @@ to 2.75 MiB; with ``_FIRST_WINDOW_NBYTES`` on top, at most 3 MiB are fetched bey
 _FIRST_WINDOW_NBYTES: Final = MIB
 """The window until then, so that the first MiB of a file costs one round trip."""
 
+_KERNEL_AHEAD_NBYTES: Final = 2 * MIB
+"""How much the kernel asks for beyond what a program reads: two requests of the largest size."""
+
+_PROVEN_INSIDE_NBYTES: Final = 16 * MIB
+"""The same for a stream that begins inside of an object that is read here and there: a chunk of an array, a column of
+a table, that ends after some MiB. Until then its window, with what the kernel reads ahead, is what the
+program itself has read, so that twice as much is fetched at most."""
+
 _LEAST_WINDOW_NBYTES: Final = 16 * MIB
 """The measured window is never less: two parts, so that one is on its way while the other is read."""
 
@@ -62,7 +70,8 @@ _SAMPLE_SECONDS: Final = 0.1
 
 class Stream:
     """``start`` is its first byte, ``position`` where its next read is expected, ``ahead_stop`` up to where it has been
-    fetched or is being fetched. ``expected_stop`` is where it is known to end, if it is."""
+    fetched or is being fetched. ``expected_stop`` is where it is known to end, if it is. ``leading``: it began with the
+    first read of its object, near the object's start."""
 
     __slots__ = (
         "_began",
@@ -71,19 +80,23 @@ class Stream:
         "_sampled_position",
         "ahead_stop",
         "expected_stop",
+        "leading",
         "position",
         "seen_nbytes",
         "start",
         "used",
     )
 
-    def __init__(self, start: int, stop: int, now: float, expected_stop: int | None = None) -> None:
+    def __init__(
+        self, start: int, stop: int, now: float, expected_stop: int | None = None, *, leading: bool = False
+    ) -> None:
         self.start = start
         self.position = stop
         self.seen_nbytes = stop - start
         """How much it has read in sequence so far: the evidence for how much it will read."""
         self.ahead_stop = stop
         self.expected_stop = expected_stop
+        self.leading = leading
         self.used = now
         self._began = self._sampled_at = now
         self._sampled_position = stop
@@ -112,8 +125,10 @@ class Stream:
         It grows with what the stream has shown, triples per round trip, and settles at twice what the reader takes in
         the time of a GET: enough to keep it from waiting, and no more than that of the memory that streams share.
         """
-        if self.seen_nbytes < _PROVEN_NBYTES:
+        if self.leading and self.seen_nbytes < _PROVEN_NBYTES:
             window = _FIRST_WINDOW_NBYTES
+        elif not self.leading and self.seen_nbytes < _PROVEN_INSIDE_NBYTES:
+            window = max(self.seen_nbytes - 2 * _KERNEL_AHEAD_NBYTES, 0)
         else:
             window = 2 * self.seen_nbytes
             if conditions.get_seconds and conditions.now - self._began > _MEASURED_AFTER_SECONDS:

@@ -10,6 +10,10 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange
 _REPEATS: Final = 2
 """Equal distances in a row before anything is fetched for them: of shuffled records, hardly ever three are in step."""
 
+_PROVEN: Final = 8
+"""Equal distances in a row until which no more runs are fetched ahead than were read: a table of a few row groups, or a
+program that looks at the first records, ends before. A guess. From then on their number doubles with each jump."""
+
 _MAX_RUNS: Final = 64
 """Runs fetched ahead at most. A guess: 64 blocks on their way are 500 MiB/s at 30 ms."""
 
@@ -51,14 +55,18 @@ class Stride:
     def plan_ahead(self, run_nbytes: int, size: int, window_nbytes: int) -> tuple[ByteRange, ...]:
         """The runs of ``run_nbytes`` that come next, block-aligned, neighbours merged; none while enough are planned.
 
-        The number of runs doubles with each jump that is in step, as far as the window goes.
+        As many as the jumps that were in step, and twice as many with each jump once it is proven, as far as the window
+        goes.
         """
         if not self.steady:
             return ()
         # Where the gaps are smaller than a block everything between is fetched anyway.
         dense = abs(self._delta) < run_nbytes + BLOCK_BYTES
         step_nbytes = abs(self._delta) if dense else max(run_nbytes, BLOCK_BYTES)
-        nruns = min(2**self._repeats, window_nbytes // step_nbytes)
+        most = window_nbytes // step_nbytes
+        # With millions of jumps a power of their number alone would take 32 ms.
+        doublings = min(self._repeats - _PROVEN, most.bit_length())
+        nruns = min(self._repeats if doublings < 0 else _PROVEN << doublings, most)
         if not dense:
             nruns = min(nruns, _MAX_RUNS)
         if nruns - self._planned < max(nruns // 2, 1):

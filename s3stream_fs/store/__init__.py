@@ -43,11 +43,12 @@ class ObjectStore(Protocol):
         ...
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
-        """Fetch ``byte_range`` of exactly this version (If-Match) and hand it over piece by piece, in order.
+        """Fetch ``byte_range`` of exactly this version (If-Match) and hand it over as it comes, in pieces, in order.
 
         Returns when exactly ``len(byte_range)`` bytes were delivered. On an error some bytes may have been delivered
-        already; those are right, and a repeat may begin after them. Raises NotFound, Denied, Archived, ObjectChanged,
-        Transient (which includes a body that is too short or too long).
+        already, of a large body most of those that came; they are right, and a repeat may begin after them. Raises
+        NotFound, Denied, Archived, ObjectChanged, Transient (which includes a body that is too short or too long, or
+        was seen to be damaged).
         """
         ...
 

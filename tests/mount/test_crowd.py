@@ -28,7 +28,7 @@ Mounted = Callable[..., Mount]
 
 @pytest.fixture
 def simulated() -> Iterator[SimulatedS3]:
-    with SimulatedS3([f"small:{NFILES}:{NBYTES}", "large:1:64MiB"], {}) as server:
+    with SimulatedS3([f"small:{NFILES}:{NBYTES}", "large:1:64MiB"], {}, md5=True) as server:
         server.behave("30ms")
         yield server
 

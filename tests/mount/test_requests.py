@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,3 +138,46 @@ def test_probing_many_names_in_an_unlisted_directory_lists_it_once(server: S3Ser
     heads, lists, gets = cost(server)
     assert (heads, gets) == (0, 0)
     assert lists <= 4
+
+
+def nbytes_fetched(server: S3Server) -> int:
+    return sum(request.nbytes_sent for request in server.requests if request.kind == "GET")
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_columns_of_a_table_cost_little_more_than_they_hold(server: S3Server, mounted: Mounted, buffered: bool) -> None:
+    """Two of five columns of 8 row groups of 0.75 MB, read as Parquet libraries do, through Python's files too."""
+    server.create_bucket("bucket")
+    server.put("bucket", "table", random.Random(1).randbytes(6_117_442))
+    mount = mounted(server, "bucket")
+    reads = [(6_117_442 - 65_536, 65_536)]
+    reads += [(762_000 * group + start, 12_075) for group in range(8) for start in (4, 504_801)]
+    server.clear()
+    with (mount.path / "table").open("rb", buffering=-1 if buffered else 0) as file:
+        for offset, nbytes in reads:
+            file.seek(offset)
+            assert len(file.read(nbytes)) == nbytes
+    asked = sum(nbytes for _, nbytes in reads)
+    # A buffer that is filled for each column is asked for as well.
+    assert nbytes_fetched(server) <= 2 * asked + 256 * 1024 + (16 * 2**15 if buffered else 0)
+
+
+@pytest.mark.parametrize("nbytes", [65_536, 2 * MIB])
+def test_a_slice_of_an_array_costs_no_more_than_twice_what_it_holds(
+    server: S3Server, mounted: Mounted, nbytes: int
+) -> None:
+    """2 MiB in sequence out of 22, as h5py reads a contiguous dataset: in pieces, or at once."""
+    server.create_bucket("bucket")
+    server.put("bucket", "array", random.Random(2).randbytes(22_024_760))
+    mount = mounted(server, "bucket")
+    server.clear()
+    fd = os.open(mount.path / "array", os.O_RDONLY)
+    try:
+        os.pread(fd, 1400, 0)
+        for offset in range(3 * 2 * MIB + 2048, 4 * 2 * MIB + 2048, nbytes):
+            os.pread(fd, nbytes, offset)
+    finally:
+        os.close(fd)
+    while mount.stats()["fetch"]["in_flight"]:  # whatever is fetched ahead
+        pass
+    assert nbytes_fetched(server) <= 2 * (2 * MIB + 1400) + 256 * 1024

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ TTL_SECONDS = 3600.0
 
 
 def config(folder: Path, space: str = "space", limit_nbytes: int = 1 << 30, room: bool = True) -> ArchiveConfig:
-    return ArchiveConfig(folder / "names.sqlite", space, limit_nbytes, lambda _: room)
+    return ArchiveConfig(folder / "names.sqlite", space, limit_nbytes, lambda _: nullcontext(room))
 
 
 def archived(prefix: str, count: int = 10, age_seconds: float = 0.0, seed: int = 0) -> Archived:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gc
 import random
+import resource
+import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.shelf import Shelf, Shelved
 
@@ -110,3 +114,41 @@ def test_without_a_disk_it_says_that_it_is_full(folder: Path, caplog: pytest.Log
         gc.collect()
         assert not shelf.is_full
         assert len(caplog.records) == logged
+
+
+def test_the_file_stays_within_what_it_may_take(folder: Path) -> None:
+    asked = []
+    allowance = Allowance(200_000, 0, lambda: asked.append(1))
+    shelf = Shelf(folder, LIMIT, allowance)
+    made = pieces(shelf, 100)
+    assert shelf.statistics().nbytes_on_disk == 0
+    assert shelf.is_full
+    assert len(asked) == 1
+    allowance.grant(100_000)
+    made += pieces(shelf, 100, seed=1)
+    assert 50_000 < shelf.statistics().nbytes_on_disk <= 100_000
+    assert file_of_shelf().stat().st_size <= 100_000
+    assert all(piece.data == data for piece, data in made)
+    shelf.close()
+    assert allowance.unused_nbytes == 100_000
+
+
+def test_a_disk_that_was_full_is_used_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was with a limit of sizes of files, which needs no disk of its own."""
+    shelf = Shelf(folder, LIMIT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        made = pieces(shelf, 100)
+        assert shelf.is_full
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    made += pieces(shelf, 10, seed=1)
+    assert not shelf.is_full
+    assert shelf.statistics().errors == 1
+    assert all(piece.data == data for piece, data in made)
+    shelf.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -48,14 +49,14 @@ def fetched(plans: Iterable[ReadPlan], size: int = BIG) -> int:
     return sum(min((index + 1) * BLOCK_BYTES, size) - index * BLOCK_BYTES for index in blocks)
 
 
-def test_header_peek_fetches_one_block() -> None:
+def test_header_peek_fetches_the_header_and_nothing_ahead() -> None:
     (plan,) = plan_all([(0, 16 * KIB)])
-    assert (plan.need, plan.ahead) == (ByteRange(0, BLOCK_BYTES), ())
+    assert (plan.need, plan.ahead) == (ByteRange(0, 128 * KIB), ())
 
 
 def test_first_mib_is_asked_for_at_once_when_the_kernel_reads_ahead_fully() -> None:
     (plan,) = plan_all([(0, 128 * KIB)])
-    assert plan.need == ByteRange(0, BLOCK_BYTES)
+    assert plan.need == ByteRange(0, 128 * KIB)
     assert reach(plan) >= MIB
 
 
@@ -116,7 +117,17 @@ def test_random_reads_fetch_one_block_each() -> None:
     offsets = [rng.randrange(BIG // BLOCK_BYTES) * BLOCK_BYTES + 13 for _ in range(200)]
     plans = plan_all([(offset, 4 * KIB) for offset in offsets])
     assert all(plan.ahead == () for plan in plans)
-    assert all(len(plan.need) == BLOCK_BYTES for plan in plans)
+    assert fetched(plans) <= 200 * BLOCK_BYTES + 128 * KIB
+    assert all(len(plan.need) == BLOCK_BYTES for plan in plans[4:])
+
+
+def test_who_reads_records_all_over_an_object_again_and_again_gets_larger_pieces() -> None:
+    rng = random.Random(7)
+    size = 16 * MIB
+    plans = plan_all([(rng.randrange(size // 4096) * 4096, 4 * KIB) for _ in range(200)], size)
+    # As many GETs as bring the object twice; by then it pays to fetch what other reads will want.
+    assert {len(plan.need) for plan in plans[4:100]} == {BLOCK_BYTES}
+    assert sum(len(plan.need) == 256 * KIB for plan in plans[140:]) >= 55  # of 60; some continue one before
 
 
 def test_two_interleaved_streams_are_two_streams() -> None:
@@ -155,6 +166,23 @@ def test_strided_runs_of_several_reads_are_fetched_no_further_than_they_go() -> 
     reads = [read for start in range(0, BIG, 16 * MIB) for read in sequential(start, start + MIB, 128 * KIB)]
     # The kernel cannot know where a run ends either; the first runs show it.
     assert fetched(plan_all(reads)) <= 1.2 * sum(nbytes for _, nbytes in reads)
+
+
+def test_a_young_stride_fetches_no_more_in_vain_than_was_read() -> None:
+    for nreads in range(3, 9):
+        reads = [(offset, 64 * KIB) for offset in range(8 * MIB, (8 + nreads * 4) * MIB, 4 * MIB)]
+        assert fetched(plan_all(reads)) <= 2 * nreads * 64 * KIB + 256 * KIB
+
+
+def test_a_long_stride_costs_no_more_than_a_short_one() -> None:
+    planner = Planner(1 << 44, CONFIG)
+    conditions = Conditions(0.0, SHARE)
+    for offset in range(0, 100_000 * MIB, MIB):
+        planner.on_read(offset, 4 * KIB, conditions)
+    began = time.process_time()
+    for offset in range(100_000 * MIB, 100_100 * MIB, MIB):
+        planner.on_read(offset, 4 * KIB, conditions)
+    assert time.process_time() - began < 0.1  # 2 ms here; with a power of the number of jumps 80
 
 
 def test_backward_reads_are_fetched_ahead_in_large_parts() -> None:

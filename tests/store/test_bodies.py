@@ -19,7 +19,7 @@ from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
-from s3stream_fs.store.s3.pace import Pace
+from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
 from s3stream_fs.store.s3.store import S3Store, open_s3
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 from smalls3 import SmallS3
@@ -123,6 +123,23 @@ def test_a_body_that_is_cut_goes_on_where_it_ended(key: str, span: ByteRange) ->
 
 
 @both_planes
+@any_span
+def test_a_body_gets_on_however_often_it_is_cut(key: str, span: ByteRange) -> None:
+    """As by a proxy that ends each answer after a MiB, or a moment."""
+    with Large(lambda _, answer: cut(answer, MIB) if len(answer.body) > MIB else answer) as server:
+        got = bytearray()
+
+        async def case(store: S3Store) -> None:
+            for _ in range(20):  # that bodies come fast is known
+                await store.get_range(version(key), ByteRange(0, MIB), lambda _: None)
+            policy = RetryPolicy(PATIENCE_SECONDS, base_seconds=0.001)
+            await RetryingStore(store, policy).get_range(version(key), span, got.extend)
+
+        using(server, case)
+    assert got == BODY[span.start : span.stop]
+
+
+@both_planes
 def test_what_came_before_a_cut_is_handed_over_but_for_a_piece(key: str) -> None:
     with Large(lambda _, answer: cut(answer, 6 * MIB)) as server:
 
@@ -222,19 +239,22 @@ def test_a_body_that_has_just_come_leaves_its_connection_to_the_next(key: str) -
 # -- the pace
 
 
+ANY: Final = ObjectId("any", "version", 1 << 40)
+
+
 def test_pieces_are_small_until_it_is_known_how_fast_bodies_come() -> None:
-    assert Pace().piece_nbytes == BLOCK_BYTES
+    assert Pace().piece_nbytes(ANY) == LEAST_NBYTES
 
 
 @pytest.mark.parametrize(
     ("nbytes_per_second", "piece_nbytes"),
-    [(1e3, BLOCK_BYTES), (1e6, BLOCK_BYTES), (4e6, 1_000_000), (8e6, 2_000_000), (90e6, 3 * MIB), (1e12, 3 * MIB)],
+    [(1e3, LEAST_NBYTES), (1e6, LEAST_NBYTES), (4e6, 1_000_000), (8e6, 2_000_000), (90e6, 3 * MIB), (1e12, 3 * MIB)],
 )
 def test_a_piece_is_what_comes_in_a_quarter_of_a_second(nbytes_per_second: float, piece_nbytes: int) -> None:
     pace = Pace()
     for nbytes in (300_000, 2_000_000, 3_500_000):
         pace.came(nbytes, nbytes / nbytes_per_second)
-    assert pace.piece_nbytes == pytest.approx(piece_nbytes, rel=0.001)
+    assert pace.piece_nbytes(ANY) == pytest.approx(piece_nbytes, rel=0.001)
 
 
 def test_a_link_that_becomes_slow_is_known_after_a_few_pieces() -> None:
@@ -242,11 +262,23 @@ def test_a_link_that_becomes_slow_is_known_after_a_few_pieces() -> None:
     for _ in range(1000):
         pace.came(3 * MIB, 3 * MIB / 90e6)
     for _ in range(5):
-        pace.came(pace.piece_nbytes, pace.piece_nbytes / 1e6)
-    assert pace.piece_nbytes < MIB
+        pace.came(pace.piece_nbytes(ANY), pace.piece_nbytes(ANY) / 1e6)
+    assert pace.piece_nbytes(ANY) < MIB
 
 
 def test_a_piece_that_took_no_time_is_no_fault() -> None:
     pace = Pace()
-    pace.came(BLOCK_BYTES, 0.0)
-    assert pace.piece_nbytes == 3 * MIB
+    pace.came(LEAST_NBYTES, 0.0)
+    assert pace.piece_nbytes(ANY) == 3 * MIB
+
+
+def test_of_what_was_cut_pieces_are_small_until_a_body_is_complete() -> None:
+    pace, other = Pace(), ObjectId("other", "version", 10)
+    pace.came(MIB, 0.0)
+    pace.cut(ANY)
+    assert pace.piece_nbytes(ANY) == LEAST_NBYTES
+    assert pace.piece_nbytes(other) == 3 * MIB
+    pace.complete(other)
+    assert pace.piece_nbytes(ANY) == LEAST_NBYTES
+    pace.complete(ANY)
+    assert pace.piece_nbytes(ANY) == 3 * MIB

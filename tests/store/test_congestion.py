@@ -159,7 +159,7 @@ def test_a_fetcher_that_is_always_busy_gets_its_slots_back(tmp_path: Path) -> No
         store = MemoryStore()
         object_id = store.put("key", bytes(16 * BLOCK_BYTES))
         async with open_disk_tier(DiskTierConfig(tmp_path, 0), "x") as disk, trio.open_nursery() as nursery:
-            fetcher = Fetcher(store, MemoryTier(33 * BLOCK_BYTES), disk, FetchConfig(), congestion, nursery)
+            fetcher = Fetcher(store, MemoryTier(64 * BLOCK_BYTES), disk, FetchConfig(), congestion, nursery)
             whole = ByteRange(0, object_id.size)
             store.gate = trio.Event()
             nursery.start_soon(fetcher.get, object_id, whole, whole, (), BLOCK_BYTES)

@@ -1,7 +1,6 @@
 """Checksums of blocks: they tell what was written from what a disk, or somebody, made of it. Pure.
 
-A block has one of 64 bits (xxh3) for each of its grains, so that a small read need not read whole blocks to be checked:
-a read of 256 KiB anywhere takes 320 KiB from the disk, on average, and not 512.
+A block has one of 64 bits (xxh3), and is what is checked at once.
 """
 
 from __future__ import annotations
@@ -14,13 +13,10 @@ import xxhash
 
 from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
-GRAIN_NBYTES: Final = 64 * 1024
-"""What is checked at once. A TiB of them takes 128 MiB in the index."""
+CHECKSUM_NBYTES: Final = 8
+"""Of one block. A TiB of blocks takes 512 MiB in the index."""
 
-CHECKSUM_NBYTES: Final = 8 * (BLOCK_BYTES // GRAIN_NBYTES)
-"""Of one block."""
-
-_NO_GRAIN: Final = bytes(8)
+_ABSENT: Final = bytes(CHECKSUM_NBYTES)
 
 
 class Checksums:
@@ -36,9 +32,7 @@ class Checksums:
         nbytes = len(blocks) * CHECKSUM_NBYTES
         self._first = blocks.start
         self._packed = bytearray(packed[:nbytes].ljust(nbytes, b"\0"))
-        # A block that counts has all of its grains, and at least one.
-        first_grains = memoryview(bytes(self._packed)).cast("Q")[:: CHECKSUM_NBYTES // 8].tolist()
-        self._present = bytearray(map(bool, first_grains))
+        self._present = bytearray(map(bool, memoryview(bytes(self._packed)).cast("Q")))
 
     @classmethod
     def of(cls, packed: bytes) -> Checksums:
@@ -85,10 +79,10 @@ class Checksums:
             yield range(self._first + start, self._first + end)
             start = self._present.find(0, end, stop)
 
-    def grain(self, index: int) -> bytes:
-        """The checksum of a grain, by its index in the object; zeros where it is not there."""
-        at = index * 8 - self._first * CHECKSUM_NBYTES
-        return bytes(self._packed[at : at + 8])
+    def run(self, blocks: range) -> bytes:
+        """The checksums of blocks, one behind the other; zeros for one that is not there."""
+        start = (blocks.start - self._first) * CHECKSUM_NBYTES
+        return bytes(self._packed[start : start + len(blocks) * CHECKSUM_NBYTES])
 
     def clear(self) -> None:
         self._present[:] = bytes(len(self._present))
@@ -108,41 +102,53 @@ class Checksums:
             start = new.find(1, stop)
 
     def update(self, found: dict[int, bytes]) -> None:
-        for index, checksum in found.items():
-            self[index] = checksum
+        """Add the checksums of a run of blocks, in order."""
+        if not found:
+            return
+        start = next(iter(found)) - self._first
+        stop = start + len(found)
+        self._packed[start * CHECKSUM_NBYTES : stop * CHECKSUM_NBYTES] = b"".join(found.values())
+        self._present[start:stop] = b"\1" * len(found)
 
     def packed(self) -> bytes:
-        """All of it, to be kept: eight bytes a grain up to the last one that counts."""
+        """All of it, to be kept: eight bytes a block up to the last one that counts."""
         nbytes = len(self._packed.rstrip(b"\0"))
         return bytes(self._packed[: -(-nbytes // 8) * 8])
 
 
 def checksum_of(block: memoryview | bytes) -> bytes:
     """Of one block. 0.1 s per GiB."""
-    view = memoryview(block)
-    grains = (grain_checksum(view[start : start + GRAIN_NBYTES]) for start in range(0, len(view), GRAIN_NBYTES))
-    return b"".join(grains).ljust(CHECKSUM_NBYTES, b"\0")
+    return _marked(xxhash.xxh3_64_digest(block))
 
 
-def grain_checksum(grain: memoryview) -> bytes:
-    """Of one grain: eight bytes."""
-    return _marked(xxhash.xxh3_64_digest(grain))
+def run_of(blocks: memoryview) -> bytes:
+    """Of a run of blocks, one behind the other, as ``Checksums.run`` has them."""
+    return b"".join(_digests(blocks, len(blocks)))
 
 
 def checksums_of(byte_range: ByteRange, pieces: Sequence[memoryview]) -> dict[int, bytes]:
-    """Of each block of a block-aligned range whose bytes lie in ``pieces``, by the block's index."""
-    found = dict.fromkeys(byte_range.blocks(), b"")
+    """Of each block of a block-aligned range whose bytes lie in ``pieces``, by the block's index, in order."""
+    found: list[bytes] = []
     pending = deque(pieces)
-    for grain in byte_range.parts(GRAIN_NBYTES):
-        if len(pending[0]) >= len(grain):
-            checksum = grain_checksum(pending[0][: len(grain)])
-            pending[0] = pending[0][len(grain) :]
-        else:
-            checksum = _across(pending, len(grain))
-        if not pending[0]:
-            pending.popleft()
-        found[grain.start // BLOCK_BYTES] += checksum
-    return {index: checksum.ljust(CHECKSUM_NBYTES, b"\0") for index, checksum in found.items()}
+    left = len(byte_range)
+    while left:
+        piece = pending.popleft()
+        # All whole blocks of the piece at once; only what crosses into the next piece is put together.
+        whole = left if len(piece) >= left else len(piece) // BLOCK_BYTES * BLOCK_BYTES
+        found += _digests(piece, whole)
+        left -= whole
+        if left and whole < len(piece):
+            pending.appendleft(piece[whole:])
+            crossing = min(BLOCK_BYTES, left)
+            found.append(_across(pending, crossing))
+            left -= crossing
+    return dict(zip(byte_range.blocks(), found, strict=True))
+
+
+def _digests(piece: memoryview, nbytes: int) -> list[bytes]:
+    """Of each block of the first ``nbytes`` of a piece that begins with a block."""
+    found = [xxhash.xxh3_64_digest(piece[start : start + BLOCK_BYTES]) for start in range(0, nbytes, BLOCK_BYTES)]
+    return list(map(_marked, found)) if _ABSENT in found else found
 
 
 def _across(pending: deque[memoryview], left: int) -> bytes:
@@ -160,5 +166,5 @@ def _across(pending: deque[memoryview], left: int) -> bytes:
 
 
 def _marked(digest: bytes) -> bytes:
-    # Zero says that a grain is not there; one grain in 2**64 shares its checksum with that neighbour.
-    return digest if digest != _NO_GRAIN else b"\1" + _NO_GRAIN[1:]
+    # Zero says that a block is not there; one block in 2**64 shares its checksum with that neighbour.
+    return digest if digest != _ABSENT else b"\1" + _ABSENT[1:]

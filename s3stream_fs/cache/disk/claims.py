@@ -14,10 +14,10 @@ from typing import Final
 
 from s3stream_fs.types import ByteRange
 
-_BLOCKS: Final = 1 << 12
+_BLOCKS: Final = 1 << 16
 """Bytes of the lock file for each data file: one for each block of a GiB, which is as large as they become."""
 
-_FILES: Final = 1 << 50
+_FILES: Final = 1 << 46
 
 _PRESENT: Final = _BLOCKS * _FILES
 """The byte that everybody holds who would wait for others."""

@@ -18,7 +18,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES
 from s3stream_fs.cache.disk.direct import DirectWriter, open_direct
 from s3stream_fs.cache.disk.policy import Amount
 from s3stream_fs.errors import UsageError
@@ -37,6 +36,11 @@ _PROBE_NBYTES: Final = 64 * 1024
 
 _MAX_PIECES: Final = 512
 """Buffers in one pwritev; Linux takes 1,024."""
+
+
+def lacks_descriptors(error: Exception) -> bool:
+    """Whether it says that too many files are open: of this process, or of all."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class Descriptors:
@@ -66,6 +70,10 @@ class Descriptors:
     def end(self, fd: int) -> None:
         """Nobody uses it any more. Takes no lock: it is called by ``__del__``, which is to say at any time."""
         self._ended.append(fd)
+
+    def any_to_close(self, least: int) -> bool:
+        """Whether there are so many of those that nobody uses any more."""
+        return len(self._ended) >= least
 
     def close_ended(self) -> None:
         """May wait for the disk."""
@@ -110,7 +118,7 @@ class DataFile:
         self._descriptors = descriptors
         self._nbytes = nbytes
         self._verified = bytearray()
-        """For each grain whether it was seen to be right here, or was just written."""
+        """For each block whether it was seen to be right here, or was just written."""
         descriptors.begin()
 
     def __del__(self) -> None:
@@ -123,15 +131,15 @@ class DataFile:
 
     def is_verified(self, inside: ByteRange) -> bool:
         """Whether these bytes of the file were seen to be right since it was opened."""
-        grains = inside.blocks(GRAIN_NBYTES)
-        return grains.stop <= len(self._verified) and self._verified.find(0, grains.start, grains.stop) < 0
+        blocks = inside.blocks()
+        return blocks.stop <= len(self._verified) and self._verified.find(0, blocks.start, blocks.stop) < 0
 
     def set_verified(self, inside: ByteRange, right: bool = True) -> None:
-        """Note for whole grains of the file whether they are right."""
-        grains = inside.blocks(GRAIN_NBYTES)
-        if grains.stop > len(self._verified):
-            self._verified.extend(bytes(grains.stop - len(self._verified)))
-        self._verified[grains.start : grains.stop] = (b"\1" if right else b"\0") * len(grains)
+        """Note for whole blocks of the file whether they are right."""
+        blocks = inside.blocks()
+        if blocks.stop > len(self._verified):
+            self._verified.extend(bytes(blocks.stop - len(self._verified)))
+        self._verified[blocks.start : blocks.stop] = (b"\1" if right else b"\0") * len(blocks)
 
     def was_longer_than(self, nbytes: int) -> bool:
         """Whether it had more bytes when it was opened."""
@@ -142,12 +150,22 @@ class DataFile:
         status = os.fstat(self.fd)
         return status.st_blocks * _SECTOR_NBYTES, status.st_nlink > 0
 
-    def read(self, inside: ByteRange, *, once: bool = False) -> memoryview:
-        """Bytes of the file, fewer where it ends before. ``once``: its pages are not needed again. Raises OSError."""
-        found = memoryview(os.pread(self.fd, len(inside), inside.start))
+    def read(self, inside: ByteRange, buffer: memoryview | None = None, *, once: bool = False) -> memoryview:
+        """Bytes of the file, fewer where it ends before; in ``buffer``, if one is given, which is large enough.
+
+        ``once``: its pages are not needed again. Raises OSError.
+        """
+        if buffer is None:
+            found = memoryview(os.pread(self.fd, len(inside), inside.start))
+        else:
+            found = buffer[: os.preadv(self.fd, [buffer[: len(inside)]], inside.start)]
         if once:
             self.let_pages_go()
         return found
+
+    def want_pages(self, inside: ByteRange) -> None:
+        """Have the kernel begin to read them from the disk, and do not wait until it has. Raises OSError."""
+        os.posix_fadvise(self.fd, inside.start, len(inside), os.POSIX_FADV_WILLNEED)
 
     def let_pages_go(self) -> None:
         """The kernel's pages of the file are not needed any more, for now. Raises OSError."""
@@ -157,7 +175,7 @@ class DataFile:
         """As ``read``, past the page cache where that goes: page-aligned, into a ``buffer`` of whole pages."""
         fd = self._descriptors.direct(self)
         if fd is None:
-            return self.read(inside)
+            return self.read(inside, buffer)
         got = os.preadv(fd, [buffer], inside.start)
         return buffer[: min(got, len(inside))]
 

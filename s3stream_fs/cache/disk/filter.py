@@ -102,7 +102,7 @@ def load(names: Names, deliver: Callable[[int, list[array[int]]], None], stoppin
         if sys.byteorder == "little":
             batch.byteswap()
         found += batch
-        complete = SHARDS if len(batch) < _BATCH else found[-1] >> _SHIFT
+        complete = found[-1] >> _SHIFT if batch else SHARDS
         shards = []
         at = 0
         for shard in range(first, complete):

@@ -18,7 +18,7 @@ from s3stream_fs.cache.disk.checksums import Checksums
 from s3stream_fs.cache.disk.policy import PINNED, Victim
 from s3stream_fs.types import ByteRange, ObjectId
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 """Another number is another layout: such a cache is emptied, never guessed at."""
 
 _SCHEMA: Final = """
@@ -246,11 +246,18 @@ class BlockIndex:
         """Blocks that are now in their files."""
         grown = 0
         pins = tuple(prefix for pinned, prefix in self.pins() if pinned == space)
+        by_file: dict[str, list[Written]] = {}
         for one in written:
+            by_file.setdefault(one.name, []).append(one)
+        for parts in by_file.values():
+            # A row of a GiB has half a MiB of checksums: it is written once for all parts that came together.
+            one = parts[-1]
             name = bytes.fromhex(one.name)
             row = self._db.execute("SELECT id, checksums, nbytes FROM file WHERE name = ?", (name,)).fetchone()
-            checksums = Checksums(one.byte_range.blocks(), b"" if row is None or one.fresh else _bytes(row[1]))
-            checksums.update(one.found)
+            known = b"" if row is None or any(part.fresh for part in parts) else _bytes(row[1])
+            checksums = Checksums(one.byte_range.blocks(), known)
+            for part in parts:
+                checksums.update(part.found)
             if row is None:
                 key, etag, size = one.object_id
                 pinned = bool(pins) and _blob(key).startswith(pins)
@@ -367,6 +374,17 @@ class BlockIndex:
             "SELECT id, name, nbytes FROM file WHERE used < ? ORDER BY used LIMIT ?", (min(before_ms, PINNED), limit)
         )
         return [Victim(row, _bytes(name).hex(), _integer(nbytes)) for row, name, nbytes in rows]
+
+    def recount(self) -> None:
+        """Set the total right, should it not be what the files come to. Outside of transactions: it looks at every row,
+        and others may write meanwhile."""
+        counted, total = self._db.execute(
+            "SELECT (SELECT coalesce(sum(nbytes), 0) FROM file), nbytes FROM total"
+        ).fetchone()
+        wrong = _integer(total) - _integer(counted)
+        if wrong:
+            with self.transaction():
+                self._grow(-wrong)
 
     def shrink(self) -> None:
         """Give back pages that rows have left, a few at a time. Outside of transactions."""

@@ -6,7 +6,7 @@ Owns the connections for it, and that a folder which was opened anew is closed w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +33,28 @@ class Found:
     error: OSError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a thread reads bytes ``inside`` a data file: into ``buffer``, if there is one, with pages enough for them;
+    past the page cache if ``direct``; ``once`` if their pages are not needed again."""
+
+    inside: ByteRange
+    buffer: memoryview | None
+    direct: bool
+    once: bool
+
+    def begin(self, file: DataFile) -> None:
+        """Have the disk begin. Raises OSError."""
+        if not self.direct:
+            file.want_pages(self.inside)
+
+    def of(self, file: DataFile) -> memoryview:
+        """The bytes, fewer where the file ends before. Raises OSError."""
+        if self.direct and self.buffer is not None:
+            return file.read_direct(self.inside, self.buffer)
+        return file.read(self.inside, self.buffer, once=self.once)
+
+
 class Lookups:
     """Of one opened folder. Any thread's. Raises sqlite3.Error, and OSError once it is closed."""
 
@@ -51,22 +73,29 @@ class Lookups:
         object_id: ObjectId,
         byte_range: ByteRange,
         span: ByteRange,
-        read: Callable[[DataFile], memoryview] | None,
+        reading: Reading | None,
     ) -> Found:
-        """What there is of a data file, for the ``byte_range`` of an object; and ``read`` it, if all of ``span`` is
-        there, so that a read of a file of which nothing is known takes one turn of a thread and not two."""
+        """What there is of a data file, for the ``byte_range`` of an object; and read it, if all of ``span``
+        is there, so that a read of a file of which nothing is known takes one turn of a thread and not two."""
         with self._using() as folder:
+            file, fault = None, None
+            try:
+                file = folder.files.open(name)
+                if reading is not None:
+                    reading.begin(file)  # so that the disk is at it while the index is asked
+            except OSError as error:
+                fault = error
             with self._index(folder) as index:
                 packed = index.find(name, object_id)
             if packed is None:
                 return Found(None)
             checksums = Checksums(byte_range.blocks(), packed)
             try:
-                file = folder.files.open(name)
-                there = read is not None and checksums.has(span.blocks())
-                return Found(checksums, file, read(file) if read is not None and there else None)
+                if file is not None and reading is not None and checksums.has(span.blocks()):
+                    return Found(checksums, file, reading.of(file))
+                return Found(checksums, file, None, fault)
             except OSError as error:
-                return Found(checksums, error=error)
+                return Found(checksums, None, None, error)
 
     def open(self, name: str) -> DataFile:
         """A data file. Raises OSError."""

@@ -6,9 +6,10 @@ The writer's, under the folder's lock. Decides neither what is written nor which
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.eviction import Eviction
 from s3stream_fs.cache.disk.folder import CacheFolder
@@ -29,16 +30,21 @@ class Room:
         config: DiskTierConfig,
         folder: Callable[[], CacheFolder],
         now_ms: Callable[[], int],
+        allowances: Sequence[Allowance],
         write_last_uses: Callable[[], None],
         on_evicted: Callable[[list[Victim]], None],
     ) -> None:
-        """``folder`` gives the one that is open. ``write_last_uses`` before it is chosen what goes; ``on_evicted`` is
+        """``folder`` gives the one that is open. ``allowances`` are others', and count.
+        ``write_last_uses`` before it is chosen what goes; ``on_evicted`` is
         told what went."""
         self._config = config
         self._folder = folder
         self._now_ms = now_ms
+        self._allowances = allowances
         self._write_last_uses = write_last_uses
         self._on_evicted = on_evicted
+        self._counted = False
+        """Whether the index's total was looked at in this process."""
         self._rows_left: list[Victim] = []
         """Of files that went when there was no room to write so."""
         self.short_of = ""
@@ -52,10 +58,15 @@ class Room:
         free_nbytes, free_nfiles = self._free()
         folded = False
         while self._config.limit_nbytes:
-            left_nbytes = self._config.limit_nbytes - index.nbytes()
+            left_nbytes = self._left_nbytes()
             room = Amount(min(left_nbytes, free_nbytes), free_nfiles)
             if room.nbytes >= wanted.nbytes and room.nfiles >= wanted.nfiles:
                 return wanted
+            if left_nbytes < wanted.nbytes and not self._counted:
+                # Before the first file goes: a total that was damaged would have all of them go.
+                index.recount()
+                self._counted = True
+                continue
             if room.nbytes < wanted.nbytes and not folded:
                 folded = True
                 index.fold()  # the index's log counts, and no file shall go for it
@@ -72,7 +83,7 @@ class Room:
     def has(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Whether ``make`` would have so much to give. Evicts nothing."""
         nbytes, nfiles = self._free()
-        nbytes = min(nbytes, self._config.limit_nbytes - self._folder().writing.nbytes())
+        nbytes = min(nbytes, self._left_nbytes())
         short = Amount(wanted.nbytes - nbytes, wanted.nfiles - nfiles)
         if short.nbytes <= 0 and short.nfiles <= 0:
             return True
@@ -81,6 +92,19 @@ class Room:
     def force(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Evict that much though there seems to be room: the disk has refused it. False where nothing may go."""
         return bool(self._evict(wanted, spare, eviction))
+
+    def grant(self, spare: Collection[str], eviction: Eviction) -> None:
+        """Make room for what others may use."""
+        for allowance in self._allowances:
+            missing_nbytes = allowance.missing_nbytes()
+            if missing_nbytes > 0:
+                missing_nbytes = self.make(Amount(missing_nbytes, 0), spare, eviction).nbytes
+            allowance.grant(missing_nbytes)
+
+    def _left_nbytes(self) -> int:
+        """What the cache's size leaves."""
+        granted_nbytes = sum(allowance.granted_nbytes for allowance in self._allowances)
+        return self._config.limit_nbytes - self._folder().writing.nbytes() - granted_nbytes
 
     def _evict(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> list[Victim]:
         """Files that are gone now, as far as there were any that may go."""
@@ -113,7 +137,8 @@ class Room:
         free, whole = self._folder().files.free()
         reserve = self._config.reserve
         nfiles = free.nfiles - reserve.of_files(whole.nfiles) - _INDEX_NFILES if whole.nfiles else _UNCOUNTED
-        return free.nbytes - reserve.of(whole.nbytes) - _INDEX_NBYTES, nfiles
+        unused_nbytes = sum(allowance.unused_nbytes for allowance in self._allowances)
+        return free.nbytes - reserve.of(whole.nbytes) - _INDEX_NBYTES - unused_nbytes, nfiles
 
 
 _UNCOUNTED: Final = 1 << 62

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -25,13 +25,14 @@ from typing import Final
 import trio
 
 from s3stream_fs.cache.database import is_damage
-from s3stream_fs.cache.disk.checksums import GRAIN_NBYTES, Checksums, grain_checksum
+from s3stream_fs.cache.disk.allowance import Allowance
+from s3stream_fs.cache.disk.checksums import CHECKSUM_NBYTES, Checksums, run_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ALIGNMENT_NBYTES, ReadBuffers
-from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name
+from s3stream_fs.cache.disk.files import DataFile, Descriptors, file_name, lacks_descriptors
 from s3stream_fs.cache.disk.filter import Filter, key_of, load
 from s3stream_fs.cache.disk.folder import CacheFolder, is_fault
-from s3stream_fs.cache.disk.lookups import Lookups
+from s3stream_fs.cache.disk.lookups import Lookups, Reading
 from s3stream_fs.cache.disk.policy import SEGMENT_NBYTES, file_range
 from s3stream_fs.cache.disk.readers import ReadThreads
 from s3stream_fs.cache.disk.record import Record
@@ -77,7 +78,7 @@ _DISTRUST_SECONDS: Final = 300.0
 costs a copy of what is read, where an error costs the reader."""
 
 _MOST_UNNEEDED: Final = 16
-"""Files whose pages are let go at once."""
+"""Descriptors that are closed at once, and files whose pages are let go at once."""
 
 _NAMES_AT_ONCE: Final = 256
 """Data files that are counted by one turn of a thread: 1 ms."""
@@ -137,10 +138,10 @@ class DiskTier:
         self._no_filter = threading.Event()
         """Set when the filter that is being loaded is not wanted any more."""
         self._token = trio.lowlevel.current_trio_token()
-        self._threads = ReadThreads(_READ_THREADS, self._tidy)
+        self._threads = ReadThreads(_READ_THREADS, self._tidy_up)
         self._nowait_works = True
-        self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * GRAIN_NBYTES)
-        self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * GRAIN_NBYTES))
+        self._buffers = ReadBuffers(_INLINE_NBYTES + 2 * BLOCK_BYTES)
+        self._scratch = memoryview(bytearray(_INLINE_NBYTES + 2 * BLOCK_BYTES))
         """Where a read goes that may come to nothing, so that no memory is made for it."""
         self._distrusted_until = float("-inf")
         """Until then the kernel is handed no files: their readers would be given the disk's errors."""
@@ -155,7 +156,9 @@ class DiskTier:
     @property
     def enabled(self) -> bool:
         """Whether there is a disk cache, and its disk works at present."""
-        return self._config.limit_nbytes > 0 and not self._writer.broken
+        if self._config.limit_nbytes == 0 or self._writer.broken:
+            return False
+        return self._folder is self._writer.folder  # else it was opened anew, which is taken in a moment later
 
     @property
     def shared(self) -> bool:
@@ -167,7 +170,7 @@ class DiskTier:
         """Whether it is known in memory what the disk has of these bytes. Where it is not, ``learn`` finds out."""
         if not self._answers:
             return True  # nothing counts
-        if self._records.any_changes or self._is_filter_due:
+        if self._is_behind:
             self.catch_up()
         now = trio.current_time()
         for whole, inside in _files_of(object_id, wanted):
@@ -270,13 +273,13 @@ class DiskTier:
         if record is None or not record.has(wanted):
             return None
         file = record.file
-        span = wanted.aligned(object_id.size, GRAIN_NBYTES) if file is None else self._span(file, record, wanted)
-        read = self._reading(record.byte_range, wanted, span)
+        span = wanted.aligned(object_id.size) if file is None else self._span(file, record, wanted)
+        reading = self._reading(record.byte_range, wanted, span)
         lookups = self._lookups
 
         def job() -> tuple[DataFile, memoryview]:
             opened = lookups.open(record.name) if file is None else file
-            return opened, read(opened)
+            return opened, reading.of(opened)
 
         try:
             opened, read_view = await self._threads.run(job)
@@ -400,6 +403,11 @@ class DiskTier:
         names = [self._name(object_id, file_range(object_id, start)) for start in starts]
         return lookups.count_blocks(names, object_id)
 
+    def allow(self, fraction: float, ahead_nbytes: int = 0) -> Allowance:
+        """What may be used of the cache's disk for something else, up to a fraction of the cache's size. It counts as
+        part of it; ``ahead_nbytes`` of it are held free, for who cannot wait."""
+        return self._writer.allow(fraction, ahead_nbytes)
+
     async def flush(self) -> bool:
         """Wait until all that was put is on disk and would be found after a restart. False if that takes too long."""
         return await trio.to_thread.run_sync(self._writer.flush, _FLUSH_SECONDS)
@@ -439,7 +447,7 @@ class DiskTier:
                 self._records.drop(name)
             if self._filter is not None:
                 (self._filter.add if there else self._filter.discard)(key_of(name))
-        if self._folder is not self._writer.folder:
+        if self._folder is not self._writer.folder and not self._writer.broken:  # else it may be taken back
             self._threads.begin_nowait(self._lookups.close)
             self._folder = self._writer.folder
             self._lookups = Lookups(self._folder)
@@ -457,12 +465,22 @@ class DiskTier:
         return self.enabled and not self._threads.hanging
 
     @property
+    def _is_behind(self) -> bool:
+        """Whether there is something to ``catch_up`` with."""
+        return self._records.any_changes or self._folder is not self._writer.folder or self._is_filter_due
+
+    @property
     def _is_filter_due(self) -> bool:
         """Whether there is a filter though others write, too, or none though nobody does."""
         return (self._filter is None) != self.shared
 
+    def _tidy_up(self) -> None:
+        """After a turn of a thread. Not after each: it would be in the way of trio's thread, which just wakes up."""
+        if self._descriptors.any_to_close(_MOST_UNNEEDED):
+            self._tidy()
+
     def _tidy(self) -> None:
-        """What can wait for the disk and nobody waits for. In a thread."""
+        """What may wait for the disk and is waited for by nobody. In a thread."""
         self._descriptors.close_ended()
         while self._unneeded:
             with suppress(IndexError, OSError):  # IndexError: another thread had it
@@ -492,7 +510,7 @@ class DiskTier:
         """The record of a data file, if there is one that counts."""
         if not self._answers:
             return None
-        if self._records.any_changes:
+        if self._is_behind:
             self.catch_up()
         record = self._records.get(object_id, start)
         return None if record is None or _is_away(record) else record
@@ -538,7 +556,7 @@ class DiskTier:
     async def _look_up(
         self, name: str, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, read: bool
     ) -> memoryview | None:
-        span = wanted.aligned(object_id.size, GRAIN_NBYTES)
+        span = wanted.aligned(object_id.size)
         reading = self._reading(whole, wanted, span) if read else None
         lookups = self._lookups
         try:
@@ -555,56 +573,55 @@ class DiskTier:
             return None
         if lookups is not self._lookups or not self.enabled:
             return None  # it was another folder
-        if found.checksums is None:
-            if self._filter is not None and self._records.get(object_id, whole.start) is None:
-                self._filter.discard(key_of(name))
-            record = self._record(object_id, whole)
-        else:
-            record = self._record(object_id, whole)
-            if record.file is None:
-                record.file = found.file
-            if found.error is None:
-                record.checksums.fill(found.checksums)
-        self._is_told(record)
+        if found.checksums is None and self._filter is not None and self._records.get(object_id, whole.start) is None:
+            self._filter.discard(key_of(name))
+        record = self._record(object_id, whole)
         if found.error is not None:
             self._fault(record, found.error)
+            return None
+        if found.checksums is not None:
+            record.checksums.fill(found.checksums)
+            record.file = record.file or found.file
+        self._is_told(record)
         if found.view is None or found.file is None:
             return None
         return self._checked(record, found.file, wanted, span, found.view)
 
-    def _reading(self, whole: ByteRange, wanted: ByteRange, span: ByteRange) -> Callable[[DataFile], memoryview]:
+    def _reading(self, whole: ByteRange, wanted: ByteRange, span: ByteRange) -> Reading:
         """How a thread reads ``span``, for the sake of ``wanted``, of a data file that is for ``whole``."""
         inside = ByteRange(span.start - whole.start, span.stop - whole.start)
-        if _goes_direct(whole, wanted):
-            buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
-            if buffer is not None:
-                return lambda file: file.read_direct(inside, buffer)
-        once = _ends_small_file(whole, span)
-        return lambda file: file.read(inside, once=once)
+        buffer = self._buffers.take(-(-len(span) // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES)
+        direct = buffer is not None and _goes_direct(whole, wanted)
+        return Reading(inside, buffer, direct, once=_ends_small_file(whole, span))
 
     def _span(self, file: DataFile, record: Record, wanted: ByteRange) -> ByteRange:
-        """What has to be read for ``wanted``: whole grains, where it has to be checked."""
+        """What has to be read for ``wanted``: whole blocks, where it has to be checked."""
         if not self._config.verify_always and file.is_verified(record.inside(wanted)):
             return wanted.aligned(record.object_id.size, ALIGNMENT_NBYTES)
-        return wanted.aligned(record.object_id.size, GRAIN_NBYTES)
+        return wanted.aligned(record.object_id.size)
 
     def _checked(
         self, record: Record, file: DataFile, wanted: ByteRange, span: ByteRange, view: memoryview
     ) -> memoryview | None:
         """``wanted`` out of ``span``, whose bytes are in ``view``, if they are right."""
         if len(view) != len(span):
-            self._forget_bad(record, span, "is shorter than its index says")
+            self._forget_bad(record, span.blocks(), "is shorter than its index says")
             return None
         if self._config.verify_always or not file.is_verified(record.inside(wanted)):
             if not record.has(span):
                 return None  # evicted while it was being read
-            checksums = record.checksums
-            for index in span.blocks(GRAIN_NBYTES):
-                start = index * GRAIN_NBYTES - span.start
-                if grain_checksum(view[start : start + GRAIN_NBYTES]) != checksums.grain(index):
-                    bad = ByteRange(index * GRAIN_NBYTES, index * GRAIN_NBYTES + 1)
-                    self._forget_bad(record, bad, "has blocks that are not what was written")
-                    return None
+            blocks = span.blocks()
+            expected, found = record.checksums.run(blocks), run_of(view)
+            if found != expected:
+                # All that is wrong, so that a file that somebody has overwritten is not fetched block by block.
+                starts = range(0, len(found), CHECKSUM_NBYTES)
+                wrong = [
+                    index
+                    for index, at in zip(blocks, starts, strict=True)
+                    if found[at : at + CHECKSUM_NBYTES] != expected[at : at + CHECKSUM_NBYTES]
+                ]
+                self._forget_bad(record, wrong, "has blocks that are not what was written")
+                return None
             file.set_verified(record.inside(span))
         self._told_slow = False
         self._hits += 1
@@ -616,14 +633,16 @@ class DiskTier:
         if now_ms - record.used_ms >= _USE_MS:
             self._records.use(record, now_ms)
 
-    def _forget_bad(self, record: Record, bad: ByteRange, what: str) -> None:
+    def _forget_bad(self, record: Record, bad: Collection[int], what: str) -> None:
+        """Blocks that do not count any more, by their index."""
         log.warning("the cached file of %r %s; they are fetched again", record.object_id.key, what)
         self._is_told(record)  # or the index would say at once that they are there
-        for index in bad.blocks():
-            self._bad_blocks += 1
+        self._bad_blocks += len(bad)
+        for index in bad:
             del record.checksums[index]
-        if record.file is not None:
-            record.file.set_verified(record.inside(bad.aligned(record.object_id.size)), False)
+            if record.file is not None:
+                start = index * BLOCK_BYTES - record.byte_range.start
+                record.file.set_verified(ByteRange(start, start + BLOCK_BYTES), False)
 
     @staticmethod
     def _is_told(record: Record) -> None:
@@ -641,7 +660,7 @@ class DiskTier:
     def _fault(self, record: Record, error: OSError) -> None:
         """This file cannot be had from the disk; its blocks are fetched again."""
         self._errors += 1
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if lacks_descriptors(error):
             self._put_off(record, _BUSY_SECONDS)
             return
         if isinstance(error, FileNotFoundError):

@@ -19,11 +19,12 @@ from functools import partial
 from typing import Final, TypeVar
 
 from s3stream_fs.cache.database import is_busy, is_damage
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
-from s3stream_fs.cache.disk.files import DataFile, Descriptors
+from s3stream_fs.cache.disk.files import DataFile, Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
 from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
@@ -74,6 +75,8 @@ _SWEEP_SECONDS: Final = 0.05
 
 _EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
 """Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
+
+_NO_DESCRIPTORS: Final = "this process may open no more files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,10 @@ class Writer:
         self.dropped = 0
         self.orphans = 0
         self.errors = 0
-        self._room = Room(config, lambda: self._there, self.now_ms, self._write_last_uses, self._evicted)
+        self._allowances: list[Allowance] = []
+        self._room = Room(
+            config, lambda: self._there, self.now_ms, self._allowances, self._write_last_uses, self._evicted
+        )
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
     def start(self) -> None:
@@ -187,6 +193,18 @@ class Writer:
             if self._queued_nbytes >= _GATHER_NBYTES:
                 self._wake.notify_all()
         return True
+
+    def allow(self, fraction: float, ahead_nbytes: int) -> Allowance:
+        """What somebody may use of the cache's size beside blocks, up to a fraction of it. From any thread."""
+        limit_nbytes = int(self._config.limit_nbytes * fraction)
+        allowance = Allowance(limit_nbytes, min(ahead_nbytes, limit_nbytes // 16), self._tend_soon)
+        self._allowances.append(allowance)
+        return allowance
+
+    def _tend_soon(self) -> None:
+        with self._wake:
+            self._tend_at = 0.0
+            self._wake.notify_all()
 
     def fail(self, error: Exception) -> None:
         """The cache is off until the disk works again; says so once. From any thread."""
@@ -268,6 +286,7 @@ class Writer:
                 for write in batch:
                     if write.record.name not in waiting:
                         self._records.saved(write.record.name)
+            batch.clear()  # nor keep its files open
             self._descriptors.close_ended()
             if stopping:
                 break
@@ -304,6 +323,9 @@ class Writer:
         except (OSError, sqlite3.Error, UsageError) as error:
             if isinstance(error, sqlite3.Error) and is_busy(error):
                 self._intake.stop("another process keeps its index locked")
+            elif lacks_descriptors(error):
+                self.errors += 1
+                self._intake.stop(_NO_DESCRIPTORS)
             elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
                 self.errors += 1
                 self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
@@ -317,7 +339,8 @@ class Writer:
     def _take_batch(self) -> list[_Write]:
         batch: list[_Write] = []
         nbytes = 0
-        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < _BATCH_WRITES:
+        most = min(_BATCH_WRITES, self._records.limit)
+        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
             batch.append(self._queue.popleft())
             nbytes += batch[-1].cost_nbytes
         return batch
@@ -375,6 +398,9 @@ class Writer:
                 try:
                     done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
                 except OSError as error:
+                    if lacks_descriptors(error):
+                        refusal = _NO_DESCRIPTORS
+                        continue
                     if not self._there.is_full(error):
                         raise
                     refusal = f"its disk has no room, whatever goes ({_text(error)})"
@@ -476,11 +502,14 @@ class Writer:
         self._there.claims.look()
         with self._locked():
             self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
+            self._room.grant(self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
                 self._intake.resume()
             enough = time.monotonic() + _SWEEP_SECONDS
             while self._unswept and time.monotonic() < enough:
                 self._sweep(self._unswept.popleft())
+                if not self._unswept:
+                    self._there.writing.recount()
             lost = self._records.take_lost()
             if lost:
                 with self._there.writing.transaction():

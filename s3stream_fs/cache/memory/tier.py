@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from s3stream_fs.cache.memory.part import Loan, Part
+from s3stream_fs.ranges import give_blocks, take_blocks
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 _PART_NBYTES: Final = 1280
@@ -106,8 +107,7 @@ class MemoryTier:
             return
         if isinstance(blocks, Part):
             blocks = self._by_object[part.object_id] = dict.fromkeys(blocks.byte_range.blocks(), blocks)
-        for index in part.byte_range.blocks():
-            blocks[index] = part
+        give_blocks(blocks, part.byte_range, part)
 
     def holds_most(self, object_id: ObjectId) -> bool:
         """Whether more than half of an object's blocks are held."""
@@ -123,6 +123,15 @@ class MemoryTier:
         if isinstance(blocks, Part):
             return blocks if blocks.byte_range.start <= offset < blocks.byte_range.stop else None
         return blocks.get(offset // BLOCK_BYTES)
+
+    def holds_any(self, object_id: ObjectId, wanted: ByteRange) -> bool:
+        """Whether any block of the block-aligned ``wanted`` is held."""
+        blocks = self._by_object.get(object_id)
+        if blocks is None:
+            return False
+        if isinstance(blocks, Part):
+            return blocks.byte_range.start < wanted.stop and wanted.start < blocks.byte_range.stop
+        return not blocks.keys().isdisjoint(wanted.blocks())
 
     def held(self, object_id: ObjectId, wanted: Iterable[ByteRange]) -> list[Part]:
         """The held parts in which blocks of the block-aligned ``wanted`` lie, each once."""
@@ -206,9 +215,7 @@ class MemoryTier:
             del self._by_object[part.object_id]
             return
         assert isinstance(blocks, dict)
-        for index in part.byte_range.blocks():
-            # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
-            if blocks.get(index) is part:
-                del blocks[index]
+        # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
+        take_blocks(blocks, part.byte_range, part)
         if not blocks:
             del self._by_object[part.object_id]

@@ -34,8 +34,9 @@ from s3stream_fs.store.s3.credentials import Keyring
 from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
 from s3stream_fs.store.s3.http import OriginFormSession
 from s3stream_fs.store.s3.lister import Lister
+from s3stream_fs.store.s3.pace import LEAST_NBYTES
 from s3stream_fs.store.s3.spelling import Spelling
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ListPage, ObjectId, ObjectInfo
+from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -118,7 +119,7 @@ class ControlPlane:
                 self._check(object_id, byte_range, answer)
                 # botocore compares a checksum, where the answer has one, with the body when all of it has come.
                 checked = any(name.startswith("Checksum") for name in answer)
-                piece_nbytes = len(byte_range) if checked else BLOCK_BYTES
+                piece_nbytes = len(byte_range) if checked else LEAST_NBYTES
                 await _hand_over(stream, answer.get("ContentLength"), len(byte_range), deliver, piece_nbytes)
 
     @staticmethod

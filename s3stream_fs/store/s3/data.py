@@ -21,8 +21,8 @@ from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.credentials import Keys
 from s3stream_fs.store.s3.faults import from_obstore
 from s3stream_fs.store.s3.guest import GuestLoop
-from s3stream_fs.store.s3.pace import Pace
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
+from s3stream_fs.types import ByteRange, ObjectId
 
 _CONNECT_SECONDS: Final = 10
 """A store that does not take a connection by then is tried again, perhaps at another address."""
@@ -90,20 +90,22 @@ class DataPlane:
         try:
             result = await self._loop.wait(obstore.get_async, store, object_id.key, options=options)
             self._check(object_id, byte_range, result)
-            await self._read(result, len(byte_range), deliver, ranged="range" in options)
+            await self._read(result, object_id, byte_range, deliver)
         except StoreError:
             raise
         except Exception as foreign:  # the border: obstore's errors have no common root
             raise from_obstore(foreign, self._connection.address.region) from None
 
-    async def _read(self, result: Any, nbytes: int, deliver: Deliver, *, ranged: bool) -> None:
+    async def _read(self, result: Any, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         """Hand a body over as it comes. Of one that is cut at most the last piece is lost (see ``Pace``)."""
         wait, pace = self._loop.wait, self._pace
-        in_one = nbytes <= pace.piece_nbytes
+        nbytes, piece_nbytes = len(byte_range), pace.piece_nbytes(object_id)
+        in_one = nbytes <= piece_nbytes
         # How long a body is, obstore does not tell: so no more is asked for than what shows that it is too long.
-        least = nbytes + 1 if in_one else pace.piece_nbytes
+        least = nbytes + 1 if in_one else piece_nbytes
         # A whole object has the size that was checked; and if it is small, bytes_async takes a fifth less CPU.
-        read = result.bytes_async if in_one and not ranged else result.stream(min_chunk_size=least).__anext__
+        as_whole = in_one and byte_range == object_id.whole
+        read = result.bytes_async if as_whole else result.stream(min_chunk_size=least).__anext__
         left = nbytes
         while left:
             then = trio.current_time()
@@ -111,8 +113,11 @@ class DataPlane:
                 piece = memoryview(await wait(read))
             except StopAsyncIteration:
                 break
+            except Exception:
+                pace.cut(object_id)
+                raise
             left -= len(piece)
-            if len(piece) >= BLOCK_BYTES:
+            if len(piece) >= LEAST_NBYTES:
                 pace.came(len(piece), trio.current_time() - then)
             ended = len(piece) < least
             if not left and not ended:
@@ -124,7 +129,9 @@ class DataPlane:
             if ended:
                 break
         if left:
+            pace.cut(object_id)
             raise StoreUnavailable(f"the body has {nbytes - left} bytes instead of {nbytes}")
+        pace.complete(object_id)
 
     @staticmethod
     def _check(object_id: ObjectId, span: ByteRange, result: Any) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from s3stream_fs.types import BLOCK_BYTES
+from cachetools import LRUCache
+
+from s3stream_fs.types import ObjectId
 
 _PIECE_SECONDS: Final = 0.25
 """What a cut may cost, at the rate of the last bodies: from 12 MB/s per connection on, pieces are the largest."""
 
-_LEAST_NBYTES: Final = BLOCK_BYTES
-"""Less cannot be kept of a body that ended early."""
+LEAST_NBYTES: Final = 256 * 1024
+"""Smaller pieces would wake trio's thread more often than what a cut costs is worth."""
 
 _MOST_NBYTES: Final = 3 * 1024 * 1024
 """A part of 8 MiB in three pieces, two of whose seams lie in some reader's MiB, which is copied then. One cold stream,
@@ -23,23 +25,35 @@ mapped (``daemon/allocator``), and each of its pages touched for the first time.
 _KEPT: Final = 0.9
 """Of what is known, with each piece: the last ten or so count."""
 
+_MOST_CUT: Final = 1000
+"""Objects of which it is known that a body was cut."""
+
 
 class Pace:
-    """How fast bodies come, each on its connection."""
+    """How fast bodies come, each on its connection, and which of them broke."""
 
     def __init__(self) -> None:
         self._nbytes = 0.0
         self._seconds = 0.0
+        self._cut: LRUCache[ObjectId, None] = LRUCache(maxsize=_MOST_CUT)
 
     def came(self, nbytes: int, seconds: float) -> None:
         """So much of a body came in so long a time."""
         self._nbytes = self._nbytes * _KEPT + nbytes
         self._seconds = self._seconds * _KEPT + seconds
 
-    @property
-    def piece_nbytes(self) -> int:
-        """The least while nothing is known."""
-        if not self._nbytes:
-            return _LEAST_NBYTES
+    def cut(self, object_id: ObjectId) -> None:
+        """A body of it ended early. The next ones may as well, each time as far on."""
+        self._cut[object_id] = None
+
+    def complete(self, object_id: ObjectId) -> None:
+        """All of a body of it came."""
+        if self._cut:
+            self._cut.pop(object_id, None)
+
+    def piece_nbytes(self, object_id: ObjectId) -> int:
+        """The least while nothing is known, and of what was cut, so that it gets on however often that happens."""
+        if not self._nbytes or object_id in self._cut:
+            return LEAST_NBYTES
         wanted = self._nbytes * _PIECE_SECONDS / max(self._seconds, 1e-6)
-        return int(min(max(wanted, _LEAST_NBYTES), _MOST_NBYTES))
+        return int(min(max(wanted, LEAST_NBYTES), _MOST_NBYTES))

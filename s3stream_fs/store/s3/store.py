@@ -19,6 +19,7 @@ from cachetools import LRUCache
 from s3stream_fs.errors import KeysRefused, ObjectChanged, StoreError, Throttled
 from s3stream_fs.store import Deliver
 from s3stream_fs.store.etags import time_of, version_of
+from s3stream_fs.store.s3.checker import Checker
 from s3stream_fs.store.s3.connection import Connection
 from s3stream_fs.store.s3.control import ControlPlane, open_control_plane
 from s3stream_fs.store.s3.credentials import Chain, CredentialStatistics, Keyring, Keys
@@ -54,12 +55,14 @@ _MOST_REFUSED: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class S3Statistics:
-    """Requests sent, by kind, retries included; what came back; what is under way; how the store is reached."""
+    """Requests sent, by kind, retries included; what came back, and how many bodies of it were seen to be damaged; what
+    is under way; how the store is reached."""
 
     heads: int
     lists: int
     gets: int
     nbytes_received: int
+    damaged: int
     errors: int
     throttled: int
     in_flight: int
@@ -78,11 +81,13 @@ class S3Store:
         connection: Connection,
         control: ControlPlane,
         data: DataPlane | None,
+        checker: Checker,
         keyring: Keyring | None,
         chain: Chain | None,
     ) -> None:
         self.connection = connection
         self._control = control
+        self._checker = checker
         self._data = data
         self._keyring = keyring
         self._chain = chain
@@ -130,6 +135,9 @@ class S3Store:
         return object_id, data
 
     async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+        await self._checker.get(object_id, byte_range, deliver, self._get)
+
+    async def _get(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         def counted(piece: memoryview) -> None:
             self._nbytes_received += len(piece)
             deliver(piece)
@@ -177,6 +185,7 @@ class S3Store:
             lists=self._control.lists,
             gets=self._gets,
             nbytes_received=self._nbytes_received,
+            damaged=self._checker.damaged,
             errors=self._counting.errors,
             throttled=self._counting.throttled,
             in_flight=self._counting.in_flight,
@@ -331,7 +340,10 @@ async def open_s3(connection: Connection, signing: Signing | None = None) -> Asy
     signing = signing or signing_of(connection)
     async with open_control_plane(connection, signing.keyring) as control:
         data = DataPlane(connection) if suits(connection) else None
-        yield S3Store(connection, control, data, signing.keyring, signing.chain)
+        # TLS has checked what it brings; of what is encrypted with a customer's key the ETag is no digest.
+        checking = connection.address.url.startswith("http://") and connection.config.sse_c_key is None
+        with Checker(checking=checking) as checker:
+            yield S3Store(connection, control, data, checker, signing.keyring, signing.chain)
 
 
 def _data_plane_takes(key: str) -> bool:

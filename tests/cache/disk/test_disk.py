@@ -189,7 +189,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 def test_damaged_files_are_never_believed_and_can_be_written_again(
     tmp_path: Path, damage: Callable[[Path, Path], object]
 ) -> None:
-    victim, other = named("victim"), named("other")
+    victim, other = named("victim", BLOCK_BYTES), named("other", BLOCK_BYTES)
 
     async def fill(tier: DiskTier) -> None:
         put(tier, victim)
@@ -212,6 +212,23 @@ def test_damaged_files_are_never_believed_and_can_be_written_again(
     damage(data_file(tmp_path, victim), data_file(tmp_path, other))
     run(tmp_path, look)
     assert data_file(tmp_path, other).read_bytes() == content(other)
+
+
+def test_one_read_finds_all_of_its_blocks_that_are_wrong(tmp_path: Path) -> None:
+    victim, other = named("victim", MIB), named("other", MIB)
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, victim)
+        put(tier, other)
+
+    async def look(tier: DiskTier) -> None:
+        assert not await check(tier, victim)
+        assert await missing(tier, victim, victim.whole) == (victim.whole,)
+        assert tier.statistics().bad_blocks == MIB // BLOCK_BYTES
+
+    run(tmp_path, fill)
+    data_file(tmp_path, victim).write_bytes(data_file(tmp_path, other).read_bytes())
+    run(tmp_path, look)
 
 
 @pytest.mark.parametrize("junk", [b"", b"not a database at all" * 1000])

@@ -15,7 +15,7 @@ from disks import break_ext4, ext4_at
 from disktiers import MIB, back, check, data_file, flip, missing, named, on_disk, put, run, until
 from s3stream_fs.cache.disk.policy import Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.types import ByteRange
+from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
@@ -109,6 +109,30 @@ def test_errors_of_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     finally:
         subprocess.run(["umount", "-q", path], check=False)
     assert levels(caplog).count("ERROR") == 2, caplog.text
+
+
+def test_after_an_error_of_the_disk_the_kernel_is_handed_no_files(tmp_path: Path) -> None:
+    """It would give the next error to whoever reads one, where a read through the tier is answered by the store."""
+    victim, other = named("victim", MIB), named("other", MIB)
+    path = data_file(tmp_path, victim)
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, victim)
+        put(tier, other)
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, other)
+        assert tier.whole_file_nowait(other) is not None
+        assert not await check(tier, victim)
+        assert tier.whole_file_nowait(other) is None
+        assert await check(tier, other)
+
+    run(tmp_path, fill)
+    subprocess.run(["mount", "--bind", "/proc/self/mem", path], check=True)
+    try:
+        run(tmp_path, look)
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 def test_locked_index(tmp_path: Path) -> None:
@@ -242,7 +266,7 @@ def test_blocks_may_be_checked_each_time(tmp_path: Path) -> None:
         assert await check(tier, object_id, ByteRange(5, MIB))
         assert not await check(tier, object_id)
         assert tier.statistics().bad_blocks == 1
-        assert await tier.cached_nbytes(object_id) == 3 * MIB - 256 * 1024
+        assert await tier.cached_nbytes(object_id) == 3 * MIB - BLOCK_BYTES
 
     run(tmp_path, case, verify_always=True)
 

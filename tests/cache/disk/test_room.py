@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from disks import btrfs_at, ext4_at, fill_up
-from disktiers import MIB, back, check, named, put, run, until
+from disktiers import MIB, back, check, named, on_disk, put, run, until
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.policy import Policy, Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
@@ -280,3 +282,69 @@ def test_a_cache_that_could_not_be_opened_is_taken_into_use(tmp_path: Path, capl
         fill_up(folder / "other")
         run(folder / "cache", case)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"], caplog.text
+
+
+@pytest.mark.parametrize("wrong", [1 << 60, 0])
+def test_a_damaged_total_is_counted_anew(tmp_path: Path, wrong: int) -> None:
+    async def fill_it(tier: DiskTier) -> None:
+        for number in range(10):
+            put(tier, named(str(number), MIB))
+
+    def total() -> int:
+        with closing(sqlite3.connect(tmp_path / "blocks" / "index.sqlite")) as db:
+            return int(db.execute("SELECT nbytes FROM total").fetchone()[0])
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, named("0", MIB))
+        await until(lambda: total() == right)
+        assert tier.statistics().files_evicted == 0
+        assert tier.statistics().nbytes_used >= right
+
+    run(tmp_path, fill_it)
+    right = total()
+    assert right >= 10 * MIB
+    with closing(sqlite3.connect(tmp_path / "blocks" / "index.sqlite")) as db:
+        db.execute("UPDATE total SET nbytes = ?", (wrong,))
+        db.commit()
+    run(tmp_path, look, limit=64 * MIB)
+
+
+def test_what_others_may_use_is_part_of_the_size(tmp_path: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        names = tier.allow(0.5, MIB)
+        listings = tier.allow(0.25)
+        for number in range(20):
+            put(tier, named(str(number), MIB))
+        await tier.flush()
+        used = 0
+        while used < 7 * MIB:
+            if names.take_nowait(100_000):
+                used += 100_000
+                assert on_disk(tmp_path) + used <= 16 * MIB + 64 * 1024  # the index's log says what went
+            else:
+                await trio.sleep(0.001)  # the writer makes room
+        await until(lambda: on_disk(tmp_path) + used <= 16 * MIB)
+        with listings.held(2 * MIB) as held:
+            assert held
+            put(tier, named("new", MIB))
+            await tier.flush()
+            assert on_disk(tmp_path) + used + 2 * MIB <= 16 * MIB
+        with listings.held(5 * MIB) as held:
+            assert not held
+        assert not names.take_nowait(2 * MIB)
+        assert await check(tier, named("new", MIB))
+
+    run(tmp_path, case, limit=16 * MIB)
+
+
+def test_others_leave_the_reserve_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "tmpfs"
+    with tmpfs(folder, "size=16m"):
+
+        async def case(tier: DiskTier) -> None:
+            with tier.allow(0.5).held(5 * MIB) as held:
+                assert not held
+            with tier.allow(0.5).held(3 * MIB) as held:
+                assert held
+
+        run(folder / "cache", case, reserve=Reserve(0.0, 10 * MIB))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import sys
+import tracemalloc
 from threading import Thread
 from types import FrameType
 
@@ -215,6 +216,40 @@ def test_part_that_was_in_use_goes_after_what_has_rested_longer() -> None:
     assert tier.reserve_nowait(cost(1))
     assert tier.find(OBJECT, BLOCK_BYTES) is None
     assert tier.find(OBJECT, 0) is used
+
+
+def test_small_parts_cost_what_python_makes_of_them() -> None:
+    limit_nbytes = 4 * 1024 * 1024
+    tier = MemoryTier(limit_nbytes)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(10_000):
+            object_id = ObjectId(f"train/{number:08}.txt", f"{number:032x}", 60)
+            part = Part(object_id, object_id.whole)
+            assert tier.reserve_nowait(cost_nbytes(part))
+            part.append(memoryview(bytes(60)))
+            tier.release(cost_nbytes(part))
+            tier.hold(part)
+            tier.read(part, 0, 60)
+        nbytes = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    statistics = tier.statistics()
+    assert 0.7 * limit_nbytes < nbytes < limit_nbytes
+    assert 2_500 < statistics.parts_held < 3_500
+    assert statistics.nbytes_held <= limit_nbytes
+
+
+def test_the_only_part_of_an_object_is_found_and_so_are_several() -> None:
+    tier = MemoryTier(100 * BLOCK_BYTES)
+    first = filled(tier, 3, 2)
+    offsets = (2 * BLOCK_BYTES, 3 * BLOCK_BYTES, 5 * BLOCK_BYTES - 1, 5 * BLOCK_BYTES)
+    assert [tier.find(OBJECT, offset) for offset in offsets] == [None, first, first, None]
+    second = filled(tier, 8)
+    assert [tier.find(OBJECT, index * BLOCK_BYTES) for index in (2, 3, 4, 5, 8)] == [None, first, first, None, second]
+    wanted = (ByteRange(0, 4 * BLOCK_BYTES), ByteRange(4 * BLOCK_BYTES, 9 * BLOCK_BYTES))
+    assert tier.held(OBJECT, wanted) == [first, second]
 
 
 def test_a_view_that_a_thread_lets_go_of_changes_no_account_there() -> None:
