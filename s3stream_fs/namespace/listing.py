@@ -153,7 +153,7 @@ class Listing:
         last = _bytes(page.last[skip:]) if page.objects or page.prefixes else lane.last
         # A store that does not list in order (S3 directory buckets) is sorted once all is known.
         self.ordered = self.ordered and _is_ordered(page) and last >= lane.last
-        if not self.ordered and (until is not None or len(self.lanes) > 1):
+        if not self.ordered and (until is not None or len(self.lanes) > 1 or len(self) > 0):
             raise StoreUnavailable(f"the listing of {self.prefix!r} is in order only at its start")
         lane.complete = page.next_token is None
         self.hide(Hidden.UNTRUE, page.unusable)

@@ -154,6 +154,11 @@ class Listings:
                 if self._archive is not None and listing.hidden is None and listing.marker_nbytes == 0:
                     self._archive.save_nowait(Archived(listing.prefix, listed_ms, listing.digest, listing.pieces))
         except StoreError as error:
+            if self._ordered and not listing.ordered:
+                log.warning(
+                    "the store lists %r in no order: from now on a listing is shown once it is complete", listing.prefix
+                )
+                self._ordered = False
             listing.fail(error)
         except Exception:
             log.exception("bug: listing %r", listing.prefix)

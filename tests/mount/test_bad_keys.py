@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
@@ -57,6 +58,13 @@ class Nonsense(SmallS3):
         return Answer(answer.status, answer.body, headers)
 
 
+class Unencoded(SmallS3):
+    """Writes names as they are, whatever XML can carry."""
+
+    def serve(self, request: Request, bucket: str, key: str) -> Answer:
+        return super().serve(replace(request, target=request.target.replace("encoding-type=url", "")), bucket, key)
+
+
 def _spoiled(listing: str) -> str:
     for name, size in SIZES.items():
         said = "" if size is None else f"<Size>{size}</Size>"
@@ -102,3 +110,12 @@ def test_what_is_odd_beside_the_bytes_leaves_them_readable(
     for name in ("aa", *names, "zz"):
         assert (folder / name).read_bytes() == f"{directory}/{name}".encode()
     assert mount.stats()["retries"]["retries"] == 0
+
+
+def test_a_key_that_xml_cannot_carry_is_a_file_like_any_other(mounted: Mounted) -> None:
+    names = ["a\x01b", "c\x1fd", "good"]
+    with Unencoded({"bucket": {f"d/{name}": name.encode() for name in names}}) as store:
+        mount = mounted(store, "bucket", read_deadline="5s")
+        assert sorted(os.listdir(mount.path / "d")) == names
+        for name in names:
+            assert (mount.path / "d" / name).read_bytes() == name.encode()

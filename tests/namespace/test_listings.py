@@ -19,7 +19,7 @@ from s3stream_fs.namespace.listings import Listings
 from s3stream_fs.namespace.outdated import Outdated
 from s3stream_fs.namespace.shelf import Shelf
 from s3stream_fs.store.memory import MemoryStore
-from s3stream_fs.types import ListPage
+from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
 TTL_SECONDS = 60.0
 
@@ -209,3 +209,34 @@ def test_listings_are_bounded_in_bytes_however_they_come() -> None:
             assert listings.statistics().nbytes <= 100_000
 
     run(case)
+
+
+def test_a_store_whose_pages_come_in_no_order_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    """What was shown of the first page can not be put right, so that one listing fails, and all later ones wait."""
+    names = [f"d/{number}" for number in range(10)]
+
+    async def listed(prefix: str, token: str | None, after: str) -> ListPage:
+        objects = [ObjectInfo(ObjectId(name, "e", 1), 0) for name in (names[:5] if token else names[5:])]
+        return ListPage(tuple(objects), (), None if token else "more")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            listings = Listings(
+                listed,
+                Shelf(None, 1 << 30),
+                None,
+                Outdated(),
+                lambda _: None,
+                ordered=True,
+                ttl_seconds=TTL_SECONDS,
+                nursery=nursery,
+            )
+            assert isinstance((await complete(listings.open("d/"))).error, StoreUnavailable)
+            for _ in range(2):
+                listing = await complete(listings.open("d/"))
+                assert [row.name.decode() for row in listing.rows_nowait(0)] == [name[2:] for name in names]
+                assert not isinstance(listing.find(b"3"), Unknown | None)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    (line,) = caplog.messages
+    assert "in no order" in line

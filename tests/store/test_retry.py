@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from s3stream_fs.errors import Denied, StoreUnavailable, Throttled
 from s3stream_fs.store.memory import MemoryStore
-from s3stream_fs.store.retry import RetryingStore, RetryPolicy
+from s3stream_fs.store.retry import Retries, RetryingStore, RetryPolicy, Tries
 from s3stream_fs.types import ByteRange
 
 DATA = random.Random(0).randbytes(3_000_000)
@@ -112,3 +112,37 @@ def test_what_a_failed_request_has_brought_does_not_wait_for_the_collector() -> 
             gc.enable()
 
     run(case)
+
+
+def test_pauses_are_of_any_length_up_to_one_that_doubles_and_has_a_cap() -> None:
+    policy = RetryPolicy(base_seconds=0.05, cap_seconds=5.0)
+    longest = [0.0] * 2_000
+    for seed in range(30):
+        retries, tries = Retries(policy, random.Random(seed)), Tries("GET", 0.0)
+        for number in range(len(longest)):
+            pause = retries.pause(tries, StoreUnavailable("500"), 0.0)
+            assert pause is not None
+            longest[number] = max(longest[number], pause)
+    limits = [min(5.0, 0.05 * 2.0 ** min(number, 100)) for number in range(1, len(longest) + 1)]
+    assert all(0.5 * limit < pause <= limit for pause, limit in zip(longest, limits, strict=True))
+
+
+def test_what_was_cut_goes_on_at_once_three_times_in_a_row_and_starts_the_pauses_anew() -> None:
+    retries, tries = Retries(RetryPolicy(), random.Random(1)), Tries("GET", 0.0)
+    for _ in range(10):
+        retries.pause(tries, StoreUnavailable("500"), 0.0)
+    pauses = [retries.pause(tries, StoreUnavailable("cut"), 0.0, moved=True) or 0.0 for _ in range(8)]
+    assert [pause > 0 for pause in pauses] == [False, False, False, True] * 2
+    assert max(pauses) <= 0.1
+
+
+def test_what_is_told_of_tries_says_which_how_often_how_long_and_why() -> None:
+    retries, tries = Retries(RetryPolicy()), Tries("GET of 'key' bytes 0-9", 3.0)
+    assert retries.pause(tries, Throttled("503 SlowDown", request_id="R7"), 3.0) is not None
+    assert str(tries.error(1.25)) == (
+        "GET of 'key' bytes 0-9 failed: one try in 1.25 s, the last one: 503 SlowDown [request id R7]"
+    )
+    assert retries.pause(tries, StoreUnavailable("500"), 4.0) is not None
+    assert str(tries.error(100.0)) == "GET of 'key' bytes 0-9 failed: 2 tries in 100 s, the last one: 500"
+    assert retries.pause(tries, Denied("403"), 4.0) is None
+    assert retries.statistics().throttled == 1

@@ -34,6 +34,7 @@ from s3stream_fs.store.s3.credentials import Keyring
 from s3stream_fs.store.s3.faults import RangeIgnored, from_botocore
 from s3stream_fs.store.s3.http import OriginFormSession
 from s3stream_fs.store.s3.lister import Lister
+from s3stream_fs.store.s3.pace import LEAST_NBYTES
 from s3stream_fs.store.s3.spelling import Spelling
 from s3stream_fs.types import ByteRange, ListPage, ObjectId, ObjectInfo
 
