@@ -38,8 +38,9 @@ from s3stream_fs.types import ByteRange
 log = logging.getLogger(__name__)
 
 _GATHER_NBYTES: Final = 8 * 1024 * 1024
-"""The thread is woken for so much at a time, and otherwise looks every ``_IDLE_SECONDS``: woken for each small file, it
-took a quarter of the files per second from the readers (one interpreter lock, and a commit for every file)."""
+"""The thread is woken for so much at a time, or for half of what may be queued, and otherwise looks every
+``_IDLE_SECONDS``: woken for each small file, it took a quarter of the files per second from the readers (one
+interpreter lock, and a commit for every file)."""
 
 _BATCH_NBYTES: Final = 32 * 1024 * 1024
 """Bytes written per commit at the most: a kill loses no more than this."""
