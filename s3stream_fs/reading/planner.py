@@ -16,7 +16,7 @@ from typing import Final
 
 from s3stream_fs.reading.stream import REORDER_NBYTES, Conditions, ReadAheadConfig, Stream
 from s3stream_fs.reading.stride import Stride
-from s3stream_fs.types import ByteRange
+from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
 _ALLOWANCE_NBYTES: Final = 128 * 1024
 """Of each object, what may be fetched beyond what was asked for when jumps are rounded up. Blocks that jumps touch with
@@ -80,15 +80,20 @@ class Planner:
             need = wanted.aligned(self._size) if at_hand else self._rounded(wanted, first)
             plan = ReadPlan(need, self._jump(offset, size, need.stop, conditions, first), self._config.part_nbytes)
         else:
-            plan = self._go_on(stream, wanted, conditions)
+            plan = self._go_on(stream, wanted, conditions, at_hand=at_hand)
         self._planned_nbytes += sum(map(len, plan.ahead)) + (0 if at_hand else len(plan.need))
         return plan
 
-    def _go_on(self, stream: Stream, wanted: ByteRange, conditions: Conditions) -> ReadPlan:
-        need = wanted.aligned(self._size)
+    def _go_on(self, stream: Stream, wanted: ByteRange, conditions: Conditions, *, at_hand: bool) -> ReadPlan:
         self._streams.remove(stream)
         self._streams.append(stream)
         stream.advance(wanted.stop, len(wanted), conditions.now)
+        need = wanted.aligned(self._size)
+        if not at_hand and len(wanted) <= BLOCK_BYTES:
+            # Requests of a few pages are what a program reads, without what the kernel reads ahead: a map of which
+            # the kernel was told that it is read at random. As much again as it has read comes with one GET.
+            nbytes = min(max(stream.seen_nbytes, len(wanted)), _WIDE_NBYTES)
+            need = ByteRange(wanted.start, min(wanted.start + nbytes, self._size)).aligned(self._size)
         stream.ahead_stop = max(stream.ahead_stop, need.stop)
         if stream.expected_stop is not None and stream.position > stream.expected_stop:
             stream.expected_stop = None  # it goes on further than the runs before it

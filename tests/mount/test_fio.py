@@ -13,7 +13,7 @@ from s3server import S3Server
 
 Mounted = Callable[..., Mount]
 
-NBYTES = 48 * 1024 * 1024
+NBYTES = 16 * 1024 * 1024
 NREADERS = 4
 
 WRITTEN = ("--verify=crc32c", "--verify_state_save=0", "--verify_interval=4k", f"--size={NBYTES}", "--randseed=7")
