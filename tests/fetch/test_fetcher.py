@@ -237,6 +237,7 @@ def test_what_is_larger_than_the_disks_queue_is_saved_too(tmp_path: Path) -> Non
     async def case(rig: Rig) -> None:
         object_id = rig.store.put("key", DATA[:MIB])
         assert len(await rig.reader.read(object_id, 0, MIB)) == MIB
+        await wait_all_tasks_blocked()
         await rig.disk.flush()
         assert await rig.disk.cached_nbytes(object_id) == MIB
 
@@ -467,6 +468,7 @@ def test_half_cached_range_fetches_only_the_other_half(tmp_path: Path) -> None:
     async def fill(rig: Rig) -> None:
         object_id = rig.store.put("key", DATA)
         await rig.reader.read(object_id, 10 * MIB, 4 * BLOCK_BYTES)
+        await wait_all_tasks_blocked()
         await rig.disk.flush()
 
     async def again(rig: Rig) -> None:
@@ -488,6 +490,7 @@ def test_everything_comes_from_the_disk_after_a_restart(tmp_path: Path) -> None:
             object_id = rig.store.put(str(size), DATA[:size])
             for offset in range(0, size, MIB):
                 assert await rig.reader.read(object_id, offset, MIB) == DATA[offset : min(offset + MIB, size)]
+        await wait_all_tasks_blocked()
         await rig.disk.flush()
 
     async def again(rig: Rig) -> None:
