@@ -13,8 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final, TypeVar
 
@@ -24,14 +23,15 @@ from s3stream_fs.cache.disk.checksums import checksums_of
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
-from s3stream_fs.cache.disk.files import DataFile, Descriptors, lacks_descriptors
+from s3stream_fs.cache.disk.files import Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
-from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.intake import Intake
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.room import Room
+from s3stream_fs.cache.disk.sweep import Sweep
+from s3stream_fs.cache.disk.writes import Done, Write
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
@@ -48,9 +48,6 @@ _BATCH_NBYTES: Final = 32 * 1024 * 1024
 _BATCH_WRITES: Final = 256
 """Writes per commit at the most: each keeps a file open until then."""
 
-_COST_NBYTES: Final = 2048
-"""Of a write that is queued, beside its bytes: its views, record and names, of which 1,400 bytes were measured."""
-
 _LOG_NBYTES: Final = 1024 * 1024
 """What has to go for a commit that found no room."""
 
@@ -62,55 +59,16 @@ _ALWAYS: Final = Lru()
 
 Outcome = TypeVar("Outcome")
 
-_DISK_PAGE_NBYTES: Final = 4096
-"""What a file system hands out at least."""
-
 _IDLE_SECONDS: Final = 0.5
 """How long the thread waits for work before it writes down last uses, looks how full the disk is and sweeps."""
 
 _SHARED_IDLE_SECONDS: Final = 0.02
 """The same where other processes may be waiting for what is to be written."""
 
-_SWEEP_SECONDS: Final = 0.05
-"""How long it sweeps at a time. A shard of 8,000 files takes twice that."""
-
 _EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
 """Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
 
 _NO_DESCRIPTORS: Final = "this process may open no more files"
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    record: Record
-    byte_range: ByteRange
-    pieces: Sequence[memoryview]
-
-    @property
-    def cost_nbytes(self) -> int:
-        """What it takes in the queue."""
-        return len(self.byte_range) + _COST_NBYTES
-
-    @property
-    def wanted(self) -> Amount:
-        """What it takes on disk at the most."""
-        known = self.record.file is not None or len(self.record.checksums) > 0
-        return Amount(-(-len(self.byte_range) // _DISK_PAGE_NBYTES) * _DISK_PAGE_NBYTES, 0 if known else 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """Blocks that are in their file, and not yet in the index."""
-
-    write: _Write
-    found: dict[int, bytes]
-    file: DataFile
-    fresh: bool
-
-    def row(self) -> Written:
-        record = self.write.record
-        on_disk, _ = self.file.on_disk()
-        return Written(record.name, record.object_id, record.byte_range, self.found, on_disk, self.fresh)
 
 
 def _text(error: Exception) -> str:
@@ -139,7 +97,7 @@ class Writer:
         self._intake = Intake()
         self._evict_again_at = 0.0
         """When files may go again for what has no room though there seems to be some: the last time it did not help."""
-        self._queue: deque[_Write] = deque()
+        self._queue: deque[Write] = deque()
         self._queued_nbytes = 0
         self._gather_nbytes = min(_GATHER_NBYTES, config.queue_nbytes // 2)
         self._wake = threading.Condition()
@@ -151,7 +109,7 @@ class Writer:
         self._busy = True
         self._begun = False
         """What an earlier process has left was put in order; nothing is written before."""
-        self._unswept: deque[str] = deque()
+        self._sweep = Sweep()
         self._retry_at = 0.0
         self._tend_at = 0.0
         self._damaged_inode: int | None = None
@@ -167,7 +125,6 @@ class Writer:
         self.nbytes_written = 0
         self.files_evicted = 0
         self.dropped = 0
-        self.orphans = 0
         self.errors = 0
         self._allowances: list[Allowance] = []
         self._room = Room(
@@ -186,7 +143,7 @@ class Writer:
         with self._wake:
             if self.broken:
                 return True  # or it would be offered again until the disk is back
-            write = _Write(record, byte_range, pieces)
+            write = Write(record, byte_range, pieces)
             if self._queued_nbytes and self._queued_nbytes + write.cost_nbytes > self._config.queue_nbytes:
                 return False
             self._queued_nbytes += write.cost_nbytes
@@ -307,6 +264,11 @@ class Writer:
         return self.folder is not None and self.folder.claims.others
 
     @property
+    def orphans(self) -> int:
+        """Files that a kill had left behind, and that are gone."""
+        return self._sweep.orphans
+
+    @property
     def takes_nothing(self) -> str:
         """Why nothing new is taken; nothing where it is."""
         return self._off or self._intake.why_not
@@ -338,8 +300,8 @@ class Writer:
             self.fail(error)
         return False
 
-    def _take_batch(self) -> list[_Write]:
-        batch: list[_Write] = []
+    def _take_batch(self) -> list[Write]:
+        batch: list[Write] = []
         nbytes = 0
         most = min(_BATCH_WRITES, self._records.limit)
         while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
@@ -349,12 +311,12 @@ class Writer:
 
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
-        self._unswept = deque(self._there.files.shards)
+        self._sweep.begin(self._there)
         self._there.claims.join()
         with self._locked():
-            while not self._there.writing.swept and self._unswept:
+            if not self._there.writing.swept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
-                self._sweep(self._unswept.popleft())
+                self._sweep.all(self._there)
             self._fitted(self._note_start, _LOG_NBYTES, set())
             self._room.make(Amount(0, 0), (), _ALWAYS)
             self.nbytes_used = self._there.writing.nbytes()
@@ -382,7 +344,7 @@ class Writer:
         self.wake_reader()
         log.warning("the disk cache is back")
 
-    def _write(self, batch: list[_Write]) -> None:
+    def _write(self, batch: list[Write]) -> None:
         with self._locked():
             with self._wake:
                 # Also what is queued behind this batch: its records hold the files open.
@@ -390,7 +352,7 @@ class Writer:
             new = {write.record.name for write in batch if write.wanted.nfiles}
             wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
             room = self._room.make(wanted, spare, self._eviction)
-            done: list[_Done] = []
+            done: list[Done] = []
             refusal = self._room.short_of
             for write in batch:
                 needed = write.wanted
@@ -446,14 +408,14 @@ class Writer:
             self._evict_again_at = time.monotonic() + self._config.retry_seconds
             raise
 
-    def _write_one(self, write: _Write) -> _Done:
+    def _write_one(self, write: Write) -> Done:
         record = write.record
         file, fresh = record.file, False
         if file is None or not file.on_disk()[1]:
             record.reset()  # another process has evicted it
             file, fresh = self._there.files.create(record.name)
             record.file = file
-        done = _Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
+        done = Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
         try:
             file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
         except OSError:
@@ -461,19 +423,19 @@ class Writer:
             raise
         return done
 
-    def _commit(self, done: list[_Done]) -> None:
+    def _commit(self, done: list[Done]) -> None:
         with self._there.writing.transaction():
             self._there.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
 
-    def _take_back(self, done: list[_Done]) -> None:
+    def _take_back(self, done: list[Done]) -> None:
         """Files that nothing knows of go; what was added to others is counted by a sweep."""
         for one in done:
             record = one.write.record
             if one.fresh:
                 self._there.files.remove(record.name)
                 record.reset()
-            elif record.name[:2] not in self._unswept:
-                self._unswept.append(record.name[:2])
+            else:
+                self._sweep.add(record.name)
 
     def _evicted(self, victims: list[Victim]) -> None:
         for victim in victims:
@@ -506,11 +468,7 @@ class Writer:
             self._room.grant(self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
                 self._intake.resume()
-            enough = time.monotonic() + _SWEEP_SECONDS
-            while self._unswept and time.monotonic() < enough:
-                self._sweep(self._unswept.popleft())
-                if not self._unswept:
-                    self._there.writing.recount()
+            self._sweep.some(self._there)
             lost = self._records.take_lost()
             if lost:
                 with self._there.writing.transaction():
@@ -530,19 +488,3 @@ class Writer:
                 raise
             return False
         return True
-
-    def _sweep(self, shard: str) -> None:
-        """What a kill between a write and its commit has left: unknown files go, others are counted as they are.
-
-        Under the lock, so that nobody is in between just now.
-        """
-        index = self._there.writing
-        unknown = []
-        with index.transaction():
-            for name, nbytes in self._there.files.names(shard):
-                if not index.resize(name, nbytes):
-                    unknown.append(name)
-        for name in unknown:
-            with suppress(IsADirectoryError):
-                self._there.files.remove(name)
-                self.orphans += 1

@@ -336,3 +336,27 @@ def test_a_file_is_handed_over_once_it_was_read_back(tmp_path: Path) -> None:
         assert not await check(tier, wrong)
 
     run(tmp_path, case)
+
+
+def test_a_disk_that_fails_while_it_is_opened_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in ``test_errors_of_the_disk``."""
+    index = tmp_path / "blocks" / "index.sqlite"
+
+    async def fill(tier: DiskTier) -> None:
+        put(tier, named("key", MIB))
+
+    async def look(tier: DiskTier) -> None:
+        assert not tier.statistics().enabled
+        assert "unable to open" in tier.statistics().takes_nothing
+        assert not await check(tier, named("key", MIB))
+        await trio.run_process(["umount", index])
+        await back(tier)
+        assert await check(tier, named("key", MIB))
+
+    run(tmp_path, fill)
+    subprocess.run(["mount", "--bind", "/proc/self/mem", index], check=True)
+    try:
+        run(tmp_path, look)
+    finally:
+        subprocess.run(["umount", "-q", index], check=False)
+    assert levels(caplog) == ["ERROR", "WARNING"], caplog.text
