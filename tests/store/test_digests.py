@@ -6,6 +6,7 @@ import hashlib
 import logging
 import random
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,20 @@ def test_a_body_that_is_cut_each_time_gets_on(plane: str) -> None:
 
         using(server, case)
     assert got == OBJECTS[key]
+
+
+def test_without_threads_bodies_are_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(checker, "Thread", Refused)
+    with Fragile(flips(0)) as server:
+
+        async def case(store: S3Store) -> None:
+            assert await read(store, known("plain/0")) == OBJECTS["plain/0"]
+
+        using(server, case)
 
 
 # -- what a difference means

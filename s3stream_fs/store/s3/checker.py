@@ -128,9 +128,19 @@ class Checker:
         if sum(map(len, pieces)) <= _INLINE_NBYTES:
             return _md5(pieces)
         if len(self._threads) < _NTHREADS:
-            self._threads.append(Thread(target=self._compute, name=f"digest-{len(self._threads)}", daemon=True))
-            self._threads[-1].start()
+            self._start_thread()
+        if not self._threads:
+            return _md5(pieces)
         return await self._loop.wait(self._enqueue, pieces)
+
+    def _start_thread(self) -> None:
+        thread = Thread(target=self._compute, name=f"digest-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # this process may have no more: those that are there have to do
+            log.debug("no thread for digests: %s", error)
+        else:
+            self._threads.append(thread)
 
     def _enqueue(self, pieces: Sequence[memoryview]) -> asyncio.Future[str]:
         future: asyncio.Future[str] = self._loop.create_future()
