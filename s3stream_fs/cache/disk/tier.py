@@ -758,6 +758,8 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
 
     writer.wake_reader = wake_reader
     writer.start()
+    if config.limit_nbytes:
+        tier.catch_up()  # begins to load the filter
     try:
         yield tier
     finally:
