@@ -38,8 +38,9 @@ from s3stream_fs.types import ByteRange
 log = logging.getLogger(__name__)
 
 _GATHER_NBYTES: Final = 8 * 1024 * 1024
-"""The thread is woken for so much at a time, and otherwise looks every ``_IDLE_SECONDS``: woken for each small file, it
-took a quarter of the files per second from the readers (one interpreter lock, and a commit for every file)."""
+"""The thread is woken for so much at a time, or for half of what may be queued, and otherwise looks every
+``_IDLE_SECONDS``: woken for each small file, it took a quarter of the files per second from the readers (one
+interpreter lock, and a commit for every file)."""
 
 _BATCH_NBYTES: Final = 32 * 1024 * 1024
 """Bytes written per commit at the most: a kill loses no more than this."""
@@ -140,6 +141,7 @@ class Writer:
         """When files may go again for what has no room though there seems to be some: the last time it did not help."""
         self._queue: deque[_Write] = deque()
         self._queued_nbytes = 0
+        self._gather_nbytes = min(_GATHER_NBYTES, config.queue_nbytes // 2)
         self._wake = threading.Condition()
         self._stopping = False
         self._give_up_at = math.inf
@@ -190,7 +192,7 @@ class Writer:
             self._queued_nbytes += write.cost_nbytes
             self._queue.append(write)
             self._records.queued(record)
-            if self._queued_nbytes >= _GATHER_NBYTES:
+            if self._queued_nbytes >= self._gather_nbytes:
                 self._wake.notify_all()
         return True
 
@@ -260,7 +262,7 @@ class Writer:
                 self._busy = False
                 self._wake.notify_all()
                 urgent = self._stopping or (self._flushing and self._queue)
-                if self._queued_nbytes < _GATHER_NBYTES and not urgent:
+                if self._queued_nbytes < self._gather_nbytes and not urgent:
                     self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
                 batch = self._take_batch()
                 self._busy = True
@@ -414,7 +416,6 @@ class Writer:
         self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
         for one in done:
-            one.file.set_verified(one.write.record.inside(one.write.byte_range))
             one.write.record.checksums.update(one.found)
             self.blocks_written += len(one.found)
             self.nbytes_written += len(one.write.byte_range)

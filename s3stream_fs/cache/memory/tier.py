@@ -22,10 +22,14 @@ _PART_NBYTES: Final = 1280
 """What a part costs beside its body and its key: 1,110 bytes as Python makes them (record, range, version, pieces and
 places in here), 1,300 as the heap holds them after hundreds of thousands were evicted."""
 
+_BLOCK_NBYTES: Final = 84
+"""What each block of a part costs in the table by which parts are found: its number and its place."""
+
 
 def cost_nbytes(part: Part) -> int:
     """What a part costs once it is complete."""
-    return len(part.byte_range) + len(part.object_id.key) + _PART_NBYTES
+    nblocks = len(part.byte_range.blocks())
+    return len(part.byte_range) + len(part.object_id.key) + _PART_NBYTES + _BLOCK_NBYTES * nblocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ OBJECT = ObjectId("key", "etag", 100 * BLOCK_BYTES)
 
 def cost(nblocks: int, nparts: int = 1) -> int:
     """What so many blocks cost in so many parts of OBJECT."""
-    return nblocks * BLOCK_BYTES + nparts * (cost_nbytes(Part(OBJECT, ByteRange(0, 1))) - 1)
+    one, two = (cost_nbytes(Part(OBJECT, ByteRange(0, count * BLOCK_BYTES))) for count in (1, 2))
+    return nblocks * (two - one) + nparts * (2 * one - two)
 
 
 def filled(tier: MemoryTier, first_block: int, nblocks: int = 1, object_id: ObjectId = OBJECT) -> Part:
