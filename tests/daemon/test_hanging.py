@@ -48,12 +48,12 @@ def test_a_cache_whose_disk_hangs_holds_nobody(
                 began = time.monotonic()
                 assert (mount.path / name).read_bytes() == data
                 assert len(os.listdir(mount.path / "other")) == len(OTHERS)
-                assert time.monotonic() < began + 2
-            assert [one.result(15) for one in hung] == list(CACHED.values())[1:20]
+                assert time.monotonic() < began + 10
+            assert [one.result(60) for one in hung] == list(CACHED.values())[1:20]
         began = time.monotonic()
         for name, data in list(CACHED.items())[20:]:
             assert (mount.path / name).read_bytes() == data
-        assert time.monotonic() < began + 5
+        assert time.monotonic() < began + 20
     finally:
         disk.answer()
     mount.umount()

@@ -177,11 +177,12 @@ class DiskTier:
         now = trio.current_time()
         for whole, inside in _files_of(object_id, wanted):
             record = self._records.get(object_id, whole.start)
-            if record is None and (self._filter is None or self._filter.may_have(key_of(self._name(object_id, whole)))):
-                record = self._records.bring_back(self._name(object_id, whole))
-                if record is None:
-                    return False
-            if record is not None and not self._is_known(record, inside, now):
+            if record is None:
+                name = self._name(object_id, whole)
+                if self._filter is not None and not self._filter.may_have(key_of(name)):
+                    continue
+                record = self._records.bring_back(name)
+            if record is None or not self._is_known(record, inside, now):
                 return False
         return True
 
@@ -521,12 +522,12 @@ class DiskTier:
         record = self._records.get(object_id, start)
         return None if record is None or _is_away(record) else record
 
-    def _record(self, object_id: ObjectId, whole: ByteRange) -> Record:
+    def _record(self, object_id: ObjectId, whole: ByteRange, name: str = "") -> Record:
         """That of a data file, of which perhaps nothing is known."""
         record = self._records.get(object_id, whole.start)
         if record is not None:
             return record
-        name = self._name(object_id, whole)
+        name = name or self._name(object_id, whole)
         record = self._records.bring_back(name)
         if record is None:
             known = self._filter is not None and not self._filter.may_have(key_of(name))
@@ -544,20 +545,19 @@ class DiskTier:
     async def _learn(
         self, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, again: bool = False, read: bool = False
     ) -> memoryview | None:
-        """Look a data file up, or wait for whoever does. Gives the bytes ``wanted`` if it came to ``read`` them."""
+        """Look a data file up that is not known, or wait for whoever does. Gives the bytes ``wanted`` if it came to
+        ``read`` them."""
         name = self._name(object_id, whole)
-        while again or not self.known_nowait(object_id, wanted):
-            under_way = self._looking.get(name)
-            if under_way is not None:
-                await under_way.wait()
-                continue
-            over = self._looking[name] = trio.Event()
-            try:
-                return await self._look_up(name, object_id, whole, wanted, read=read)
-            finally:
-                del self._looking[name]
-                over.set()
-        return None
+        while (under_way := self._looking.get(name)) is not None:
+            await under_way.wait()
+            if not again and self.known_nowait(object_id, wanted):
+                return None
+        over = self._looking[name] = trio.Event()
+        try:
+            return await self._look_up(name, object_id, whole, wanted, read=read)
+        finally:
+            del self._looking[name]
+            over.set()
 
     async def _look_up(
         self, name: str, object_id: ObjectId, whole: ByteRange, wanted: ByteRange, *, read: bool
@@ -581,7 +581,7 @@ class DiskTier:
             return None  # it was another folder
         if found.checksums is None and self._filter is not None and self._records.get(object_id, whole.start) is None:
             self._filter.discard(key_of(name))
-        record = self._record(object_id, whole)
+        record = self._record(object_id, whole, name)
         if found.error is not None:
             self._fault(record, found.error)
             return None
@@ -794,6 +794,8 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
 
     writer.wake_reader = wake_reader
     writer.start()
+    if config.limit_nbytes:
+        tier.catch_up()  # begins to load the filter
     try:
         yield tier
     finally:

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import trio
+import trio.testing
 
 from s3stream_fs.cache.disk.readers import ReadThreads
 
@@ -80,6 +81,33 @@ def test_who_gives_up_does_not_wait_and_the_others_go_on() -> None:
         threads.close()
 
     trio.run(main)
+
+
+def test_a_disk_that_hangs_is_given_up_once_and_not_waited_for_again_until_it_answers() -> None:
+    hanging = threading.Event()
+
+    async def main() -> None:
+        threads = ReadThreads(2)
+
+        async def give_up() -> None:
+            with pytest.raises(TimeoutError, match="has not answered for 3 s"):
+                await threads.run(lambda: hanging.wait(30))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.jump(3)
+        assert threads.hanging
+        with pytest.raises(TimeoutError):
+            await threads.run(lambda: 7)
+        hanging.set()
+        while threads.hanging:  # until the thread that hung is heard of
+            await trio.lowlevel.checkpoint()
+        assert await threads.run(lambda: 8) == 8
+        threads.close()
+
+    clock = trio.testing.MockClock()
+    trio.run(main, clock=clock)
 
 
 def test_what_was_read_is_let_go_of() -> None:

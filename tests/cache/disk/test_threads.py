@@ -165,14 +165,14 @@ def test_a_disk_that_hangs_is_given_up_and_found_again(
             async with trio.open_nursery() as readers:
                 for object_id in there[1:20]:
                     readers.start_soon(check, tier, object_id)
-            assert trio.current_time() < began + 10
+            assert trio.current_time() < began + 20
             began = trio.current_time()
             for object_id in there[20:]:
                 assert not await check(tier, object_id)  # nobody waits again for a disk that hangs
                 assert not tier.has_nowait(object_id, object_id.whole)
-            assert trio.current_time() < began + 1
+            assert trio.current_time() < began + 10
             nursery.cancel_scope.cancel()
-        assert max(gaps) < 1
+        assert max(gaps) < 2.5  # less than one wait for the disk
         hanging_disk.answer()
         while not await check(tier, there[25]):  # noqa: ASYNC110 a disk tells nobody that it is back
             await trio.sleep(0.1)
