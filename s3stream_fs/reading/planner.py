@@ -69,10 +69,15 @@ class Planner:
         """Asked for by all reads, and needed or fetched ahead by all plans."""
         self._jumps_to_fetch = 0
         """Jumps whose bytes were not at hand."""
+        self._untouched = True
+        """Nothing was read since it was opened."""
+        self._begins_elsewhere = False
+        """Somebody's first read was not at the start: who opens it next may read there too and mean no stream."""
 
     def on_read(self, offset: int, size: int, conditions: Conditions, *, at_hand: bool = False) -> ReadPlan:
         """Plan the read of ``size`` bytes at ``offset``, which lie within the object. ``at_hand``: they need no GET."""
-        first = not self._asked_nbytes
+        first, self._untouched = self._untouched, False
+        self._begins_elsewhere |= first and offset >= REORDER_NBYTES
         self._asked_nbytes += size
         stream = self._stream_of(offset)
         wanted = ByteRange(offset, offset + size)
@@ -102,6 +107,14 @@ class Planner:
             self._stride.lost()
         else:
             stream.ahead_stop = min(stream.ahead_stop, offset)
+
+    def close(self) -> None:
+        """Nobody has the object open any more. Who opens it next is another reader of the same object: a library opens
+        a table for its footer, and once more for its columns."""
+        self._streams.clear()
+        self._stride = Stride()
+        self._jumped = None
+        self._untouched = True
 
     def active_streams(self, now: float) -> int:
         """Streams that were read lately and have a window."""
@@ -134,7 +147,7 @@ class Planner:
             offset + size,
             conditions.now,
             offset + run_nbytes if steady else None,
-            leading=first and offset < REORDER_NBYTES,
+            leading=first and not self._begins_elsewhere,
         )
         stream.ahead_stop = need_stop
         self._streams.append(stream)

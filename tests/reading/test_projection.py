@@ -127,3 +127,19 @@ def test_a_stream_from_the_middle_opens_once_the_program_itself_has_read_for_lon
         if asked < 14 * MIB:
             assert reach - 64 * MIB <= max(2 * asked, asked + 2 * MIB)
     assert reach >= 190 * MIB
+
+
+def test_who_opens_a_table_for_its_footer_first_begins_no_stream_with_its_first_column() -> None:
+    planner = Planner(TABLE_NBYTES, ReadAheadConfig())
+    planner.on_read(*FOOTER, Conditions(0.0, 128 * MIB))
+    planner.close()
+    plan = planner.on_read(0, 128 * KIB, Conditions(0.1, 128 * MIB))
+    assert (plan.need, plan.ahead) == (ByteRange(0, 128 * KIB), ())
+
+
+def test_who_opens_a_file_again_that_was_read_from_its_start_reads_it_so_again() -> None:
+    planner = Planner(TABLE_NBYTES, ReadAheadConfig())
+    for _ in range(2):
+        plan = planner.on_read(0, 128 * KIB, Conditions(0.0, 128 * MIB))
+        assert plan.ahead == (ByteRange(128 * KIB, MIB),)
+        planner.close()
