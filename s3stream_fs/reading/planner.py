@@ -71,6 +71,8 @@ class Planner:
         """Jumps whose bytes were not at hand."""
         self._untouched = True
         """Nothing was read since it was opened."""
+        self._is_streamed = False
+        """Somebody has read much of it in sequence."""
         self._begins_elsewhere = False
         """Somebody's first read was not at the start: who opens it next may read there too and mean no stream."""
 
@@ -94,6 +96,8 @@ class Planner:
         self._streams.remove(stream)
         self._streams.append(stream)
         stream.advance(wanted.stop, len(wanted), conditions.now)
+        self._is_streamed |= stream.proven
+        stream.trusted |= self._is_streamed
         stream.ahead_stop = max(stream.ahead_stop, need.stop)
         if stream.expected_stop is not None and stream.position > stream.expected_stop:
             stream.expected_stop = None  # it goes on further than the runs before it
@@ -142,12 +146,13 @@ class Planner:
             self._streams.remove(last)
         steady = self._stride.steady
         run_nbytes = max(last.position - last.start if last is not None else 0, size)
+        leading = first and not self._begins_elsewhere
         stream = Stream(
             offset,
             offset + size,
             conditions.now,
             offset + run_nbytes if steady else None,
-            leading=first and not self._begins_elsewhere,
+            trusted=leading or self._is_streamed,
         )
         stream.ahead_stop = need_stop
         self._streams.append(stream)
@@ -156,7 +161,7 @@ class Planner:
         if steady:
             window = min(conditions.share_nbytes, self._config.max_window_nbytes)
             return self._stride.plan_ahead(run_nbytes, self._size, window)
-        if stream.leading and size >= _EAGER_READ_NBYTES:
+        if leading and size >= _EAGER_READ_NBYTES:
             ahead, _ = stream.plan_ahead(self._size, self._config, conditions)
             return (ahead,) if ahead else ()
         return ()
