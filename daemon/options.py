@@ -303,7 +303,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "memory-limit",
         MEMORY_SIZE,
         "SIZE",
-        "most bytes of data in memory, in flight and read ahead together; at least 64MiB",
+        "most memory for data in flight, read ahead and kept, together with what keeping it takes; at least 64MiB",
         "the smaller of 1GiB and a quarter of what RAM and cgroup allow",
     ),
     Option(
@@ -327,7 +327,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "read-deadline",
         DEADLINE,
         "TIME",
-        "how long a read may retry before it fails with EIO",
+        "how long a read may wait, however often it is tried, before it fails with EIO",
         "120s",
         value=120.0,
     ),

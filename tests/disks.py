@@ -116,7 +116,7 @@ def btrfs_at(folder: Path, nbytes: int = 256 * 1024 * 1024) -> Iterator[None]:
 
 def fill_up(path: Path) -> None:
     """A file that takes all the room there is, to the last block."""
-    with path.open("wb", buffering=0) as file, suppress(OSError):
+    with suppress(OSError), path.open("wb", buffering=0) as file:
         for nbytes in (1024 * 1024, 4096):
             with suppress(OSError):
                 while file.write(bytes(nbytes)):

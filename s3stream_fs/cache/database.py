@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sqlite3
@@ -12,7 +13,10 @@ from typing import Final
 
 _LOG: Final = "-wal"
 
-_SUFFIXES: Final = ("", _LOG, "-shm")
+_SUFFIXES: Final = ("", _LOG, "-shm", "-journal")
+
+_COPY_ON_WRITE: Final = frozenset({0x9123683E, 0xCA451A4E})
+"""statfs's f_type of btrfs and bcachefs."""
 
 _SECTOR_NBYTES: Final = 512
 """The unit of st_blocks."""
@@ -32,14 +36,25 @@ def open_database(path: Path, format_number: int, schema: str, wait_seconds: flo
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.ELOOP, f"{path.name} is not a regular file")
     db = sqlite3.connect(path, isolation_level=None, timeout=wait_seconds, check_same_thread=False)
+    mapped_is_safe = _file_system(path) not in _COPY_ON_WRITE
     try:
+        if not mapped_is_safe:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one that has a log is opened without mapping its index
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found not in (0, format_number):
             raise sqlite3.DatabaseError(f"format {found}")
         if not found:
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows.
-        db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
+        if mapped_is_safe:
+            # No fsync per commit, only before the log is copied back: a loss of power costs the newest rows.
+            db.execute("PRAGMA journal_mode=WAL")
+        else:
+            # The log's index is a mapped file. A page of it that is written to needs new room there each time, and
+            # where there is none the process dies of SIGBUS. A journal is only written: that fails, and says so.
+            db.execute("PRAGMA journal_mode=TRUNCATE")
+            db.execute("PRAGMA locking_mode=NORMAL")
+            db.execute("PRAGMA user_version").fetchone()  # lets go of the lock
+        db.executescript("PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF;")
         db.executescript("PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=4194304;")
         if not found:  # else another process may be writing for as long as it likes: this one opens
             db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version={format_number}; COMMIT;")
@@ -49,6 +64,12 @@ def open_database(path: Path, format_number: int, schema: str, wait_seconds: flo
     return db
 
 
+def _file_system(path: Path) -> int:
+    """Which kind the file lies on, as the kernel numbers them; 0 where it does not say."""
+    status = (ctypes.c_long * 64)()  # struct statfs begins with f_type
+    return int(status[0]) if ctypes.CDLL(None).statfs(os.fsencode(path), status) == 0 else 0
+
+
 def remove_database(path: Path) -> None:
     """Raises OSError."""
     for suffix in reversed(_SUFFIXES):  # a new database must not take up an old log
@@ -56,7 +77,7 @@ def remove_database(path: Path) -> None:
 
 
 def database_nbytes(path: Path) -> int:
-    """What it takes on disk, with its log and the log's index."""
+    """What it takes on disk, with its log or journal."""
     nbytes = 0
     for suffix in _SUFFIXES:
         with suppress(FileNotFoundError):

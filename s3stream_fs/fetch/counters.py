@@ -27,6 +27,7 @@ class FetchStatistics:
 
     ``hedged`` counts GETs that were late and sent a second time, ``hedges_won`` those that the second answered first.
     ``brought_by_others`` counts parts that another process fetched into the same cache folder at the same moment.
+    ``failed`` counts GETs that ended with an error, because asking again was of no use or nobody waited for it.
     ``paused`` are GETs that failed and wait to be sent again, which takes neither a slot nor memory.
     ``ahead_limit`` is up to how many GETs in flight read-ahead may start another, ``get_seconds`` how long a GET of a
     large part takes when nothing is in its way.

@@ -17,7 +17,7 @@ import trio
 from cachetools import LRUCache, TTLCache
 from outcome import Outcome, acapture
 
-from s3stream_fs.errors import Denied, NotFound, StoreUnavailable
+from s3stream_fs.errors import Denied, NotFound, StoreUnavailable, Transient
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.changes import Change, Changes
 from s3stream_fs.namespace.entries import Entry, FileEntry
@@ -274,6 +274,7 @@ class Tree:
         )
 
     async def _answer(self, prefix: str, name: bytes, text: str) -> Answer:
+        waited_in_vain = False
         while True:
             if prefix in self._told_by_listings_only:
                 return await self._answer_by_listing(prefix, name)
@@ -290,6 +291,12 @@ class Tree:
                 ):
                     self._answered_from_listings += 1
                     return Answer(row, listing.fresh_until)
+                if isinstance(listing.error, Transient):
+                    # Thousands may have waited for it. Some ask by themselves, and the others wait for another listing.
+                    if waited_in_vain:
+                        raise listing.error.again()
+                    waited_in_vain = True
+                    continue
             kept = self._answers.get((prefix, name))
             if kept is not None and kept.fresh_until > trio.current_time():
                 self._answered_from_answers += 1

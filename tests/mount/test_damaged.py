@@ -1,4 +1,4 @@
-"""Bytes that are damaged on their way: what a program reads is right all the same, where the store tells the MD5."""
+"""Bodies that are damaged or cut on their way: what a program reads is right all the same, and little comes twice."""
 
 from __future__ import annotations
 
@@ -61,3 +61,14 @@ def test_etags_of_as_many_digits_that_are_no_digests_cost_a_few_gets(mounted: Mo
         assert simulated.traffic().gets - before <= len(paths) + 4
         assert mount.log_text().count("MD5") == 1
         assert mount.stats()["s3"]["damaged"] == 0
+
+
+def test_of_bodies_that_are_cut_little_comes_twice(mounted: Mounted) -> None:
+    with SimulatedS3(["large:1:96MiB"], {}) as simulated:
+        mount = mounted(simulated, BUCKET, no_hedging=True)
+        simulated.change({"faults": {"truncate": 0.5}, "seed": 1})
+        (path,) = files(mount)
+        assert wrong(mount, [path]) == []
+        simulated.settled(10)
+        # Fetched from their beginning again, they are a third more.
+        assert simulated.traffic().nbytes < 1.15 * path.stat().st_size

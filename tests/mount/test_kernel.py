@@ -82,6 +82,11 @@ def test_an_epoch_from_the_kernels_pages_asks_nothing(server: S3Server, mounted:
     assert mount.stats()["kernel"]["open_mode"].startswith("kernel")
 
 
+def passes_through(mount: Mount, path: Path) -> bool:
+    with path.open("rb"):
+        return bool(mount.stats()["kernel"]["passed_through"] == 1)
+
+
 def test_whole_cached_files_are_read_by_the_kernel_itself(server: S3Server, mounted: Mounted, bucket: str) -> None:
     server.put(bucket, "large", DATA)
     server.put(bucket, "partial", DATA)
@@ -91,6 +96,7 @@ def test_whole_cached_files_are_read_by_the_kernel_itself(server: S3Server, moun
     with (mount.path / "partial").open("rb", buffering=0) as partial:
         assert partial.read(1000) == DATA[:1000]
     wait_until(lambda: os.getxattr(path, "user.s3stream.cached") == b"%d" % len(DATA))
+    wait_until(lambda: passes_through(mount, path))  # the first open has it compared with its checksums
     drop_kernel_pages()
     reads = mount.stats()["reading"]["reads"]
     gets = server.count("GET")
@@ -134,6 +140,7 @@ def test_a_file_that_is_evicted_while_it_passes_through_keeps_its_bytes(
     first = mount.path / "0"
     assert first.read_bytes() == DATA
     wait_until(lambda: os.getxattr(first, "user.s3stream.cached") == b"%d" % len(DATA))
+    wait_until(lambda: passes_through(mount, first))
     with first.open("rb") as file:
         assert mount.stats()["kernel"]["passed_through"] == 1
         for number in range(1, 10):

@@ -674,3 +674,29 @@ def test_a_key_without_an_end_is_not_told_whole(caplog: pytest.LogCaptureFixture
     (line,) = caplog.messages
     assert "1 keys under 'd/' are hidden" in line
     assert len(line) < 2000
+
+
+def test_of_many_who_wait_for_a_listing_that_fails_few_ask_by_themselves() -> None:
+    async def case(store: MemoryStore, tree: Tree) -> None:
+        store.put("d/x150", b"x")
+        store.gate = trio.Event()
+        found: list[bool | None] = []
+
+        async def look(number: int) -> None:
+            try:
+                found.append((await tree.lookup("d/", b"x%d" % number)).row is not None)
+            except StoreUnavailable:
+                found.append(None)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(look, number)
+            await trio.testing.wait_all_tasks_blocked()
+            nasked = store.count("LIST")
+            store.fail_next("LIST", StoreUnavailable("out of order"), times=nasked)
+            store.gate.set()
+        assert nasked == 4  # three names, and then the directory
+        assert (found.count(None), found.count(True)) == (3, 1)
+        assert store.count("LIST") <= 2 * nasked
+
+    run(case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -795,6 +796,23 @@ def test_fault_flip_changes_one_byte(client: Client, key: str, byte_range: str) 
     difference = int.from_bytes(flipped, "big") ^ int.from_bytes(right, "big")
     assert difference
     assert (difference.bit_length() - 1) // 8 == ((difference & -difference).bit_length() - 1) // 8
+
+
+def test_fault_flip_changes_another_byte_each_time(client: Client) -> None:
+    faulty(client, Fault.FLIP)
+    assert len({client.get(FLAT).body for _ in range(10)}) == 10
+
+
+def test_etags_may_be_the_digests_of_bytes() -> None:
+    with SimulatedS3(TREES, {}, md5=True) as server:
+        client = Client(server.url)
+        for key in (FLAT, MIDDLE, LONG):
+            answer = client.get(key)
+            assert answer.headers["etag"] == f'"{hashlib.md5(answer.body).hexdigest()}"'
+        assert client.overwrite(FLAT)
+        answer = client.get(FLAT)
+        assert answer.headers["etag"] == f'"{hashlib.md5(answer.body).hexdigest()}"'
+        client.connection.close()
 
 
 def test_no_fault_is_met_by_head_and_listings(s3: Any, client: Client) -> None:

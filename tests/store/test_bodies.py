@@ -21,7 +21,7 @@ from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
 from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
 from s3stream_fs.store.s3.store import S3Store, open_s3
-from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
+from s3stream_fs.types import ByteRange, ObjectId
 from smalls3 import SmallS3
 
 PATIENCE_SECONDS: Final = 30
@@ -145,7 +145,7 @@ def test_what_came_before_a_cut_is_handed_over_but_for_a_piece(key: str) -> None
 
         async def case(store: S3Store) -> None:
             # At first small pieces, and once it has been seen how fast bodies come, large ones.
-            for lost_nbytes in (2 * BLOCK_BYTES + MIB, LOST_NBYTES, LOST_NBYTES):
+            for lost_nbytes in (2 * LEAST_NBYTES + MIB, LOST_NBYTES, LOST_NBYTES):
                 got = bytearray()
                 with pytest.raises(StoreUnavailable):
                     await store.get_range(version(key), version(key).whole, got.extend)
@@ -227,7 +227,7 @@ def test_a_body_that_has_just_come_leaves_its_connection_to_the_next(key: str) -
     with Large(lambda _, answer: answer) as server:
 
         async def case(store: S3Store) -> None:
-            for nbytes in (1, BLOCK_BYTES, 3 * MIB, 3 * MIB + 1, 6 * MIB, len(BODY)) * 2:
+            for nbytes in (1, LEAST_NBYTES, 3 * MIB, 3 * MIB + 1, 6 * MIB, len(BODY)) * 2:
                 got = bytearray()
                 await store.get_range(version(key), ByteRange(0, nbytes), got.extend)
                 assert hashlib.md5(got).digest() == hashlib.md5(BODY[:nbytes]).digest()
@@ -272,13 +272,14 @@ def test_a_piece_that_took_no_time_is_no_fault() -> None:
     assert pace.piece_nbytes(ANY) == 3 * MIB
 
 
-def test_of_what_was_cut_pieces_are_small_until_a_body_is_complete() -> None:
+def test_of_what_was_cut_pieces_are_small_until_eight_bodies_are_complete() -> None:
     pace, other = Pace(), ObjectId("other", "version", 10)
     pace.came(MIB, 0.0)
     pace.cut(ANY)
     assert pace.piece_nbytes(ANY) == LEAST_NBYTES
     assert pace.piece_nbytes(other) == 3 * MIB
-    pace.complete(other)
-    assert pace.piece_nbytes(ANY) == LEAST_NBYTES
+    for object_id in (ANY,) * 7 + (other,) * 10:
+        pace.complete(object_id)
+        assert pace.piece_nbytes(ANY) == LEAST_NBYTES
     pace.complete(ANY)
     assert pace.piece_nbytes(ANY) == 3 * MIB

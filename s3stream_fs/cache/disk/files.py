@@ -118,7 +118,7 @@ class DataFile:
         self._descriptors = descriptors
         self._nbytes = nbytes
         self._verified = bytearray()
-        """For each block whether it was seen to be right here, or was just written."""
+        """For each block whether it was seen to be right here."""
         descriptors.begin()
 
     def __del__(self) -> None:

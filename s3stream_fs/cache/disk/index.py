@@ -39,7 +39,10 @@ NAMES: Final = "names.sqlite"
 """Beside the index: the listings of earlier processes, which count as well."""
 
 _WAIT_SECONDS: Final = 5.0
-"""How long a writer waits for another process's commit. A reader does not wait at all."""
+"""How long a writer waits for another process's commit."""
+
+_READER_WAIT_MS: Final = 200
+"""How long a reader does, in a thread: with a log there is nothing to wait for, and with a journal some fsyncs."""
 
 _WORTH_FOLDING_NBYTES: Final = 256 * 1024
 """A log of some fifty commits. To fold it takes two fsyncs."""
@@ -109,7 +112,7 @@ class BlockIndex:
         self._db = open_database(path, _FORMAT, _SCHEMA, _WAIT_SECONDS)
         try:
             if not patient:
-                self._db.execute("PRAGMA busy_timeout=0")
+                self._db.execute(f"PRAGMA busy_timeout={_READER_WAIT_MS}")
             self.nbytes()
             self.inode: Final = path.stat().st_ino
         except BaseException:

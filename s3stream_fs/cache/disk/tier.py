@@ -147,6 +147,8 @@ class DiskTier:
         """Until then the kernel is handed no files: their readers would be given the disk's errors."""
         self._unneeded: deque[DataFile] = deque(maxlen=2 * _MOST_UNNEEDED)
         """Small files that were read to their end, whose pages can go."""
+        self._comparing = False
+        """A thread is at it."""
         self._told_slow = False
         self._told_fault = False
         self._hits = 0
@@ -360,7 +362,8 @@ class DiskTier:
     def whole_file_nowait(self, object_id: ObjectId) -> DataFile | None:
         """The file with all bytes of an object and nothing else, if every block of it has been seen to be right.
 
-        None of a disk that has given errors lately: whoever reads the file is given them, until it is opened anew.
+        Of one that is all there that is found out, for the next who asks. None of a disk that has given errors lately:
+        whoever reads the file is given them, until it is opened anew.
         """
         if object_id.size == 0 or self._config.verify_always or trio.current_time() < self._distrusted_until:
             return None
@@ -368,7 +371,10 @@ class DiskTier:
         if record is None or record.byte_range.stop < object_id.size:
             return None
         file = record.file
-        if file is None or not file.is_verified(object_id.whole) or not record.has(object_id.whole):
+        if file is None or not record.has(object_id.whole):
+            return None
+        if not file.is_verified(object_id.whole):
+            self._compare_nowait(record, file)
             return None
         if file.was_longer_than(object_id.size):
             return None
@@ -628,6 +634,21 @@ class DiskTier:
         self._used(record)
         return view if span == wanted else view[wanted.start - span.start : wanted.stop - span.start]
 
+    def _compare_nowait(self, record: Record, file: DataFile) -> None:
+        """Have a file of a whole object read and compared, one at a time, by a thread for which nobody waits."""
+        buffer = None if self._comparing else self._buffers.take(_INLINE_NBYTES)
+        if buffer is None:
+            return
+        self._comparing = True
+        checksums = record.checksums
+
+        def job() -> None:
+            with suppress(OSError):  # whoever reads it is told
+                _compare(file, len(record.byte_range), checksums, buffer)
+            self._comparing = False
+
+        self._threads.begin_nowait(job)
+
     def _used(self, record: Record) -> None:
         now_ms = self._writer.now_ms()
         if now_ms - record.used_ms >= _USE_MS:
@@ -672,6 +693,21 @@ class DiskTier:
             log.error("a file of the disk cache cannot be read: %s; it is fetched again", str(error))
         record.reset()
         self._is_told(record)
+
+
+def _compare(file: DataFile, size: int, checksums: Checksums, buffer: memoryview) -> None:
+    """Read what was not read so far of a file that begins with its object, up to what is wrong. Raises OSError.
+
+    From the end on, so that it meets who reads it from its start: together they read it once.
+    """
+    for start in reversed(range(0, size, len(buffer))):
+        part = ByteRange(start, min(start + len(buffer), size))
+        if file.is_verified(part):
+            continue
+        view = file.read_direct(part, buffer)
+        if run_of(view) != checksums.run(part.blocks()):
+            return
+        file.set_verified(part)
 
 
 # The kernel keeps what it is given in pages of the mount. A second copy of a data set, in pages of the cache's files,

@@ -25,6 +25,10 @@ mapped (``daemon/allocator``), and each of its pages touched for the first time.
 _KEPT: Final = 0.9
 """Of what is known, with each piece: the last ten or so count."""
 
+_FORGIVEN: Final = 8
+"""So many bodies of an object in a row that are complete, and large pieces are risked again: its parts come side by
+side."""
+
 _MOST_CUT: Final = 1000
 """Objects of which it is known that a body was cut."""
 
@@ -35,7 +39,7 @@ class Pace:
     def __init__(self) -> None:
         self._nbytes = 0.0
         self._seconds = 0.0
-        self._cut: LRUCache[ObjectId, None] = LRUCache(maxsize=_MOST_CUT)
+        self._cut: LRUCache[ObjectId, int] = LRUCache(maxsize=_MOST_CUT)
 
     def came(self, nbytes: int, seconds: float) -> None:
         """So much of a body came in so long a time."""
@@ -44,12 +48,15 @@ class Pace:
 
     def cut(self, object_id: ObjectId) -> None:
         """A body of it ended early. The next ones may as well, each time as far on."""
-        self._cut[object_id] = None
+        self._cut[object_id] = _FORGIVEN
 
     def complete(self, object_id: ObjectId) -> None:
         """All of a body of it came."""
-        if self._cut:
-            self._cut.pop(object_id, None)
+        if not self._cut:
+            return
+        left = self._cut.pop(object_id, 0) - 1
+        if left > 0:
+            self._cut[object_id] = left
 
     def piece_nbytes(self, object_id: ObjectId) -> int:
         """The least while nothing is known, and of what was cut, so that it gets on however often that happens."""

@@ -303,3 +303,36 @@ def test_files_of_an_index_that_was_lost_are_counted_until_they_are_gone(tmp_pat
     (tmp_path / "blocks" / "00" / "not one of ours").write_bytes(b"stays")
     run(tmp_path, look, limit=8 * MIB)
     assert (tmp_path / "blocks" / "00" / "not one of ours").read_bytes() == b"stays"
+
+
+@pytest.mark.parametrize("size", [100_000, 3 * MIB])
+def test_what_was_just_written_is_compared_when_it_is_read(tmp_path: Path, size: int) -> None:
+    """The disk lied, though the file was never closed since."""
+    object_id = named("key", size)
+
+    async def case(tier: DiskTier) -> None:
+        put(tier, object_id)
+        await tier.flush()
+        flip(data_file(tmp_path, object_id))
+        assert not await check(tier, object_id)
+        assert tier.statistics().bad_blocks == 1
+
+    run(tmp_path, case)
+
+
+def test_a_file_is_handed_over_once_it_was_read_back(tmp_path: Path) -> None:
+    right, wrong = named("right", 3 * MIB), named("wrong", 3 * MIB)
+
+    async def case(tier: DiskTier) -> None:
+        put(tier, right)
+        put(tier, wrong)
+        await tier.flush()
+        flip(data_file(tmp_path, wrong))
+        assert tier.whole_file_nowait(wrong) is None
+        await until(lambda: tier.whole_file_nowait(right) is not None)
+        for _ in range(20):
+            assert tier.whole_file_nowait(wrong) is None
+            await trio.sleep(0.01)
+        assert not await check(tier, wrong)
+
+    run(tmp_path, case)

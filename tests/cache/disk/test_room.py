@@ -348,3 +348,68 @@ def test_others_leave_the_reserve_alone(tmp_path: Path) -> None:
                 assert held
 
         run(folder / "cache", case, reserve=Reserve(0.0, 10 * MIB))
+
+
+ON_FULL_BTRFS = """
+import sys
+from pathlib import Path
+import trio
+from disktiers import MIB, check, named, put, run
+
+folder = Path(sys.argv[1])
+
+async def case(tier):
+    for number in range(20):
+        put(tier, named(str(number), MIB))
+        await tier.flush()
+    print("filled", flush=True)
+    await trio.to_thread.run_sync(sys.stdin.readline)
+    for number in range(20, 60):
+        put(tier, named(str(number), MIB))
+        await tier.flush()
+        await check(tier, named(str(number), MIB))
+    print("alive", tier.statistics().enabled, flush=True)
+
+run(folder, case)
+"""
+
+
+@HAS_BTRFS
+def test_nobody_dies_on_a_btrfs_without_room(tmp_path: Path) -> None:
+    """SQLite's mapped index of its log was SIGBUS there."""
+    folder = tmp_path / "btrfs"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with btrfs_at(folder):
+        (folder / "cache").mkdir(0o700)
+        command = [sys.executable, "-c", ON_FULL_BTRFS, str(folder / "cache")]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "filled\n"
+            os.sync()
+            for number in range(3):
+                fill_up(folder / f"other {number}")
+                os.sync()
+            out, _ = child.communicate("go\n", timeout=60)
+            assert (out, child.returncode) == ("alive True\n", 0)
+
+
+@HAS_BTRFS
+def test_an_index_with_a_log_is_taken_over_on_btrfs(tmp_path: Path) -> None:
+    folder = tmp_path / "btrfs"
+
+    async def fill_it(tier: DiskTier) -> None:
+        put(tier, named("old"))
+
+    async def look(tier: DiskTier) -> None:
+        assert await check(tier, named("old"))
+        assert not list(folder.glob("cache/blocks/*-shm"))
+        put(tier, named("new"))
+        await tier.flush()
+        assert await check(tier, named("new"))
+
+    with btrfs_at(folder):
+        run(folder / "cache", fill_it)
+        with closing(sqlite3.connect(folder / "cache/blocks/index.sqlite")) as db:
+            assert db.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+        run(folder / "cache", look)
