@@ -69,10 +69,17 @@ class Planner:
         """Asked for by all reads, and needed or fetched ahead by all plans."""
         self._jumps_to_fetch = 0
         """Jumps whose bytes were not at hand."""
+        self._untouched = True
+        """Nothing was read since it was opened."""
+        self._is_streamed = False
+        """Somebody has read much of it in sequence."""
+        self._begins_elsewhere = False
+        """Somebody's first read was not at the start: who opens it next may read there too and mean no stream."""
 
     def on_read(self, offset: int, size: int, conditions: Conditions, *, at_hand: bool = False) -> ReadPlan:
         """Plan the read of ``size`` bytes at ``offset``, which lie within the object. ``at_hand``: they need no GET."""
-        first = not self._asked_nbytes
+        first, self._untouched = self._untouched, False
+        self._begins_elsewhere |= first and offset >= REORDER_NBYTES
         self._asked_nbytes += size
         stream = self._stream_of(offset)
         wanted = ByteRange(offset, offset + size)
@@ -94,6 +101,8 @@ class Planner:
             # the kernel was told that it is read at random. As much again as it has read comes with one GET.
             nbytes = min(max(stream.seen_nbytes, len(wanted)), _WIDE_NBYTES)
             need = ByteRange(wanted.start, min(wanted.start + nbytes, self._size)).aligned(self._size)
+        self._is_streamed |= stream.proven
+        stream.trusted |= self._is_streamed
         stream.ahead_stop = max(stream.ahead_stop, need.stop)
         if stream.expected_stop is not None and stream.position > stream.expected_stop:
             stream.expected_stop = None  # it goes on further than the runs before it
@@ -107,6 +116,14 @@ class Planner:
             self._stride.lost()
         else:
             stream.ahead_stop = min(stream.ahead_stop, offset)
+
+    def close(self) -> None:
+        """Nobody has the object open any more. Who opens it next is another reader of the same object: a library opens
+        a table for its footer, and once more for its columns."""
+        self._streams.clear()
+        self._stride = Stride()
+        self._jumped = None
+        self._untouched = True
 
     def active_streams(self, now: float) -> int:
         """Streams that were read lately and have a window."""
@@ -134,12 +151,13 @@ class Planner:
             self._streams.remove(last)
         steady = self._stride.steady
         run_nbytes = max(last.position - last.start if last is not None else 0, size)
+        leading = first and not self._begins_elsewhere
         stream = Stream(
             offset,
             offset + size,
             conditions.now,
             offset + run_nbytes if steady else None,
-            leading=first and offset < REORDER_NBYTES,
+            trusted=leading or self._is_streamed,
         )
         stream.ahead_stop = need_stop
         self._streams.append(stream)
@@ -148,7 +166,7 @@ class Planner:
         if steady:
             window = min(conditions.share_nbytes, self._config.max_window_nbytes)
             return self._stride.plan_ahead(run_nbytes, self._size, window)
-        if stream.leading and size >= _EAGER_READ_NBYTES:
+        if leading and size >= _EAGER_READ_NBYTES:
             ahead, _ = stream.plan_ahead(self._size, self._config, conditions)
             return (ahead,) if ahead else ()
         return ()

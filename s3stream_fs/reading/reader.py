@@ -93,7 +93,9 @@ class Reader:
 
     def close_nowait(self, object_id: ObjectId) -> None:
         """A hint that nobody has this object open: its read-ahead that has not started is dropped."""
-        self._planners.pop(object_id, None)
+        planner = self._planners.get(object_id)
+        if planner is not None:
+            planner.close()
         self._fetcher.drop_ahead_nowait(object_id)
 
     def statistics(self) -> ReadStatistics:

@@ -52,9 +52,9 @@ _KERNEL_AHEAD_NBYTES: Final = 2 * MIB
 """How much the kernel asks for beyond what a program reads: two requests of the largest size."""
 
 _PROVEN_INSIDE_NBYTES: Final = 16 * MIB
-"""The same for a stream that begins inside of an object that is read here and there: a chunk of an array, a column of
-a table, that ends after some MiB. Until then its window, with what the kernel reads ahead, is what the
-program itself has read, so that twice as much is fetched at most."""
+"""The same for a stream that begins inside of an object of which nobody reads much in sequence: a chunk of an array, a
+column of a table, that ends after some MiB. Until then its window is twice what it has read beyond 4 MiB, so that of
+one that ends after 2 MiB nothing is fetched but what the kernel asks for, which is 4."""
 
 _LEAST_WINDOW_NBYTES: Final = 16 * MIB
 """The measured window is never less: two parts, so that one is on its way while the other is read."""
@@ -70,8 +70,8 @@ _SAMPLE_SECONDS: Final = 0.1
 
 class Stream:
     """``start`` is its first byte, ``position`` where its next read is expected, ``ahead_stop`` up to where it has been
-    fetched or is being fetched. ``expected_stop`` is where it is known to end, if it is. ``leading``: it began with the
-    first read of its object, near the object's start."""
+    fetched or is being fetched. ``expected_stop`` is where it is known to end, if it is. ``trusted``: what it has read
+    is taken for what it will read, as of who begins at the start of an object."""
 
     __slots__ = (
         "_began",
@@ -80,15 +80,15 @@ class Stream:
         "_sampled_position",
         "ahead_stop",
         "expected_stop",
-        "leading",
         "position",
         "seen_nbytes",
         "start",
+        "trusted",
         "used",
     )
 
     def __init__(
-        self, start: int, stop: int, now: float, expected_stop: int | None = None, *, leading: bool = False
+        self, start: int, stop: int, now: float, expected_stop: int | None = None, *, trusted: bool = False
     ) -> None:
         self.start = start
         self.position = stop
@@ -96,7 +96,7 @@ class Stream:
         """How much it has read in sequence so far: the evidence for how much it will read."""
         self.ahead_stop = stop
         self.expected_stop = expected_stop
-        self.leading = leading
+        self.trusted = trusted
         self.used = now
         self._began = self._sampled_at = now
         self._sampled_position = stop
@@ -119,16 +119,20 @@ class Stream:
             self._sampled_at = now
             self._sampled_position = self.position
 
+    @property
+    def proven(self) -> bool:
+        """Whether it has read so much that its window grows."""
+        return self.seen_nbytes >= (_PROVEN_NBYTES if self.trusted else _PROVEN_INSIDE_NBYTES)
+
     def window(self, config: ReadAheadConfig, conditions: Conditions) -> int:
         """Bytes to have under way or ready beyond ``position``.
 
         It grows with what the stream has shown, triples per round trip, and settles at twice what the reader takes in
         the time of a GET: enough to keep it from waiting, and no more than that of the memory that streams share.
         """
-        if self.leading and self.seen_nbytes < _PROVEN_NBYTES:
-            window = _FIRST_WINDOW_NBYTES
-        elif not self.leading and self.seen_nbytes < _PROVEN_INSIDE_NBYTES:
-            window = max(self.seen_nbytes - 2 * _KERNEL_AHEAD_NBYTES, 0)
+        if not self.proven:
+            beyond = self.seen_nbytes - 2 * _KERNEL_AHEAD_NBYTES
+            window = _FIRST_WINDOW_NBYTES if self.trusted else 2 * max(beyond, 0)
         else:
             window = 2 * self.seen_nbytes
             if conditions.get_seconds and conditions.now - self._began > _MEASURED_AFTER_SECONDS:

@@ -10,7 +10,7 @@ from s3stream_fs.types import BLOCK_BYTES, ByteRange
 _REPEATS: Final = 2
 """Equal distances in a row before anything is fetched for them: of shuffled records, hardly ever three are in step."""
 
-_PROVEN: Final = 8
+_PROVEN: Final = 4
 """Equal distances in a row until which no more runs are fetched ahead than were read: a table of a few row groups, or a
 program that looks at the first records, ends before. A guess. From then on their number doubles with each jump."""
 
