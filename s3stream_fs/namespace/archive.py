@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 from xxhash import xxh3_64_intdigest
@@ -25,6 +26,8 @@ from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.rows import Rows
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FORMAT: Final = 1
 
@@ -48,7 +51,13 @@ _BATCH: Final = 64
 """Listings in a transaction."""
 
 _CLOSE_SECONDS: Final = 5.0
-"""For what is queued when the mount ends."""
+"""For what is queued when the mount ends, and as long again for the file to be closed."""
+
+_PATIENCE_SECONDS: Final = 2.0
+"""How long a directory waits for what the disk has of it, or for a transaction that is under way: a few round trips."""
+
+_AWAY_SECONDS: Final = 10.0
+"""How long a disk that did not answer by then is not asked."""
 
 _SHRUNK_TO: Final = 0.75
 """Of the limit, where it was reached."""
@@ -111,7 +120,9 @@ class Archive:
     def __init__(self, config: ArchiveConfig) -> None:
         self._config = config
         self._db: sqlite3.Connection | None = None
-        self._turn = trio.Lock()
+        self._turn = trio.CapacityLimiter(1)
+        """A thread has it until it comes back, also one for which nobody waits any more."""
+        self._away_until = float("-inf")
         self._queue: deque[Archived | str] = deque()
         """What is to be written; of a prefix alone the listing is to be dropped."""
         self._queued = trio.lowlevel.ParkingLot()
@@ -124,14 +135,17 @@ class Archive:
 
     async def find(self, prefix: str, ttl_seconds: float) -> Archived | None:
         """A directory's listing that is not older than that."""
-        if not self._may_have_any:
+        if not self._may_have_any or trio.current_time() < self._away_until:
             return None
-        async with self._turn:
+        found = None
+        with trio.move_on_after(_PATIENCE_SECONDS) as patience:
             try:
-                found = await trio.to_thread.run_sync(self._find, prefix, time.time() - ttl_seconds)
+                found = await self._in_thread(partial(self._find, prefix, time.time() - ttl_seconds))
             except (sqlite3.Error, OSError) as error:
                 self._fail(error)
-                return None
+        if patience.cancelled_caught:
+            self._away_until = trio.current_time() + _AWAY_SECONDS
+            self._fail(TimeoutError("their disk does not answer in time"))
         self._found += found is not None
         return found
 
@@ -152,7 +166,7 @@ class Archive:
 
     async def open(self, ttl_seconds: float) -> None:
         try:
-            self._may_have_any = await trio.to_thread.run_sync(self._open, time.time() - ttl_seconds)
+            self._may_have_any = await self._in_thread(partial(self._open, time.time() - ttl_seconds))
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
 
@@ -167,28 +181,26 @@ class Archive:
         with trio.move_on_after(_CLOSE_SECONDS):
             while self._queue:
                 await self._write_batch()
-        async with self._turn:  # a thread may still be writing: a connection that is closed under it crashes
-            if self._db is not None:
-                self._db.close()
-                self._db = None
-                if self._damaged:
-                    with suppress(OSError):
-                        remove_database(self._config.path)
+        with trio.move_on_after(_CLOSE_SECONDS):  # otherwise it is left to the end of the process
+            await self._in_thread(self._close)
 
     async def _write_batch(self) -> None:
-        async with self._turn:
-            batch: list[_Packed | str] = []
-            for _ in range(min(_BATCH, len(self._queue))):
-                queued = self._queue.popleft()
-                with suppress(StoreUnavailable):  # the disk has lost some of it meanwhile
-                    batch.append(queued if isinstance(queued, str) else _Packed.of(queued))
-            try:
-                await trio.to_thread.run_sync(self._save, batch)
-            except (sqlite3.Error, OSError) as error:
-                self._fail(error)
-            except Exception as error:
-                log.exception("bug: listings are not kept")  # which is no reason to end the mount
-                self._fail(error)
+        batch: list[_Packed | str] = []
+        for _ in range(min(_BATCH, len(self._queue))):
+            queued = self._queue.popleft()
+            with suppress(StoreUnavailable):  # the disk has lost some of it meanwhile
+                batch.append(queued if isinstance(queued, str) else _Packed.of(queued))
+        try:
+            await self._in_thread(partial(self._save, batch))
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("bug: listings are not kept")  # which is no reason to end the mount
+            self._fail(error)
+
+    async def _in_thread(self, job: Callable[[], T]) -> T:
+        """After all that a thread is at. Cancelled at once; the job goes on then, for nobody."""
+        return await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=self._turn)
 
     # What follows runs in a worker thread.
 
@@ -216,6 +228,14 @@ class Archive:
             self._db = db
             return row is not None
         return False
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+            if self._damaged:
+                with suppress(OSError):
+                    remove_database(self._config.path)
 
     def _find(self, prefix: str, since: float) -> Archived | None:
         if self._db is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,3 +247,56 @@ def test_bytes_that_are_no_rows() -> None:
         if rows.is_sound():
             names = [row.name for row in rows.rows()]
             assert names == sorted(set(names))
+
+
+def test_a_disk_that_hangs_is_waited_for_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it has is asked of the store meanwhile; once it is back, what was saved is found."""
+    hanging, over = threading.Event(), threading.Event()
+
+    @contextmanager
+    def room(_: int) -> Iterator[bool]:
+        hanging.set()
+        over.wait(60)
+        yield True
+
+    async def main() -> None:
+        async with open_archive(replace(config(tmp_path), room=room), TTL_SECONDS) as archive:
+            archive.save_nowait(archived("new/"))
+            await trio.to_thread.run_sync(hanging.wait)
+            with trio.fail_after(20):
+                assert await archive.find("old/", TTL_SECONDS) is None
+            before = trio.current_time()
+            for _ in range(100):
+                assert await archive.find("old/", TTL_SECONDS) is None
+            assert trio.current_time() - before < 1  # the patience of one is 2 s
+            assert archive.statistics().errors == 1
+            over.set()
+
+    saved(config(tmp_path), archived("old/"))
+    trio.run(main)
+    for prefix in ("old/", "new/"):
+        assert content(found(config(tmp_path), prefix))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_end_does_not_wait_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    hanging, over = threading.Event(), threading.Event()
+
+    @contextmanager
+    def room(_: int) -> Iterator[bool]:
+        hanging.set()
+        over.wait(60)
+        yield True
+
+    async def main() -> None:
+        async with open_archive(replace(config(tmp_path), room=room), TTL_SECONDS) as archive:
+            archive.save_nowait(archived("new/"))
+            await trio.to_thread.run_sync(hanging.wait)
+        assert not over.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(trio.run, main)
+        try:
+            ended.result(40)
+        finally:
+            over.set()
