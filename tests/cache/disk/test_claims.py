@@ -8,8 +8,10 @@ import trio
 import trio.testing
 
 from disktiers import MIB, NO_RESERVE, check, named, put, run
+from s3stream_fs.cache.disk.claims import Claim
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.tier import Claim, DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange
 
 LARGE = named("large", 3 << 30)
