@@ -73,14 +73,12 @@ async def open_disk_tier(config: DiskTierConfig, space: str) -> AsyncIterator[Di
         descriptors.close_ended()
         knowledge.lookups.close()
 
-    writer.wake_reader = wake_reader
-    writer.start()
+    writer.start(wake_reader)
     if config.limit_nbytes:
         knowledge.catch_up()  # begins to load the filter
     try:
         yield DiskTier(config.limit_nbytes, writer, knowledge, reads, whole_files, learner, claimant, faults)
     finally:
-        writer.wake_reader = lambda: None
         with trio.CancelScope(shield=True):
             stopped = await trio.to_thread.run_sync(writer.stop, FLUSH_SECONDS)
             if stopped:  # else the disk hangs, and what it is given up with is closed by the end of the process

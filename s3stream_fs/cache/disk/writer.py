@@ -11,7 +11,6 @@ import math
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -27,6 +26,7 @@ from s3stream_fs.cache.disk.files import Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
 from s3stream_fs.cache.disk.intake import Intake
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
+from s3stream_fs.cache.disk.queue import WriteQueue
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.room import Room
@@ -36,17 +36,6 @@ from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
 log = logging.getLogger(__name__)
-
-_GATHER_NBYTES: Final = 8 * 1024 * 1024
-"""The thread is woken for so much at a time, or for half of what may be queued, and otherwise looks every
-``_IDLE_SECONDS``: woken for each small file, it took a quarter of the files per second from the readers (one
-interpreter lock, and a commit for every file)."""
-
-_BATCH_NBYTES: Final = 32 * 1024 * 1024
-"""Bytes written per commit at the most: a kill loses no more than this."""
-
-_BATCH_WRITES: Final = 256
-"""Writes per commit at the most: each keeps a file open until then."""
 
 _LOG_NBYTES: Final = 1024 * 1024
 """What has to go for a commit that found no room."""
@@ -97,16 +86,9 @@ class Writer:
         self._intake = Intake()
         self._evict_again_at = 0.0
         """When files may go again for what has no room though there seems to be some: the last time it did not help."""
-        self._queue: deque[Write] = deque()
-        self._queued_nbytes = 0
-        self._gather_nbytes = min(_GATHER_NBYTES, config.queue_nbytes // 2)
-        self._wake = threading.Condition()
-        self._stopping = False
+        self._queue = WriteQueue(config.queue_nbytes, records)
         self._give_up_at = math.inf
         """When not to wait any more for other processes."""
-        self._flushing = 0
-        """How many wait for the queue to be empty."""
-        self._busy = True
         self._begun = False
         """What an earlier process has left was put in order; nothing is written before."""
         self._sweep = Sweep()
@@ -114,12 +96,12 @@ class Writer:
         self._tend_at = 0.0
         self._damaged_inode: int | None = None
         """The index has to be made anew, if it still is this one."""
-        self.wake_reader: Callable[[], None] = lambda: None
-        """Has trio's thread look at what was evicted, and whether the folder was opened anew."""
+        self._wake_reader: Callable[[], None] = lambda: None
         self.broken = False
         """The disk or the index cannot be used at present."""
         self._off = ""
         """Why."""
+        self._failing = threading.Lock()
         self.nbytes_used = 0
         self.blocks_written = 0
         self.nbytes_written = 0
@@ -132,7 +114,10 @@ class Writer:
         )
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
-    def start(self) -> None:
+    def start(self, wake_reader: Callable[[], None]) -> None:
+        """``wake_reader`` has trio's thread look at what was evicted, and whether the folder was opened anew. It is
+        called from the thread, until that is to ``stop``."""
+        self._wake_reader = wake_reader
         self._thread.start()
 
     def now_ms(self) -> int:
@@ -140,18 +125,9 @@ class Writer:
 
     def put_nowait(self, record: Record, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Queue a write. False where the queue is full."""
-        with self._wake:
-            if self.broken:
-                return True  # or it would be offered again until the disk is back
-            write = Write(record, byte_range, pieces)
-            if self._queued_nbytes and self._queued_nbytes + write.cost_nbytes > self._config.queue_nbytes:
-                return False
-            self._queued_nbytes += write.cost_nbytes
-            self._queue.append(write)
-            self._records.queued(record)
-            if self._queued_nbytes >= self._gather_nbytes:
-                self._wake.notify_all()
-        return True
+        if self.broken:
+            return True  # or it would be offered again until the disk is back
+        return self._queue.put_nowait(record, byte_range, pieces)
 
     def allow(self, fraction: float, ahead_nbytes: int) -> Allowance:
         """What somebody may use of the cache's size beside blocks, up to a fraction of it. From any thread."""
@@ -161,13 +137,12 @@ class Writer:
         return allowance
 
     def _tend_soon(self) -> None:
-        with self._wake:
-            self._tend_at = 0.0
-            self._wake.notify_all()
+        self._tend_at = 0.0
+        self._queue.wake()
 
     def fail(self, error: Exception) -> None:
         """The cache is off until the disk works again; says so once. From any thread."""
-        with self._wake:
+        with self._failing:
             self.errors += 1
             if not self.broken:
                 log.error(
@@ -191,23 +166,16 @@ class Writer:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued is written and committed. Blocks; for a worker thread."""
-        with self._wake:
-            self._flushing += 1
-            self._wake.notify_all()
-            done = self._wake.wait_for(lambda: not self._queue and not self._busy, timeout)
-            self._flushing -= 1
-            return done
+        return self._queue.flush(timeout)
 
     def stop(self, timeout: float) -> bool:
         """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks. False where it hangs."""
-        with self._wake:
-            self._stopping = True
-            self._give_up_at = time.monotonic() + timeout
-            self._wake.notify_all()
+        self._wake_reader = lambda: None
+        self._give_up_at = time.monotonic() + timeout
+        self._queue.stop()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            with self._wake:
-                self._queue.clear()
+            self._queue.clear()
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -215,15 +183,7 @@ class Writer:
         if not self.broken:
             self._guarded(self._begin)
         while True:
-            with self._wake:
-                self._busy = False
-                self._wake.notify_all()
-                urgent = self._stopping or (self._flushing and self._queue)
-                if self._queued_nbytes < self._gather_nbytes and not urgent:
-                    self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
-                batch = self._take_batch()
-                self._busy = True
-                stopping = self._stopping and not batch
+            batch, stopping = self._queue.take(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
             if self.broken and not stopping and time.monotonic() >= self._retry_at:
                 self._guarded(self._mend)
             if not (self._begun or self.broken or stopping):
@@ -239,19 +199,12 @@ class Writer:
                 self.release(write.record, write.byte_range)
             if batch and self._any_others:
                 time.sleep(2 * LOCK_PAUSE_SECONDS)  # in which somebody else gets the lock
-            with self._wake:
-                self._queued_nbytes -= sum(write.cost_nbytes for write in batch)
-                waiting = {write.record.name for write in self._queue}
-                for write in batch:
-                    if write.record.name not in waiting:
-                        self._records.saved(write.record.name)
+            self._queue.dealt_with(batch)
             batch.clear()  # nor keep its files open
             self._descriptors.close_ended()
             if stopping:
                 break
-        with self._wake:
-            self._busy = False
-            self._wake.notify_all()
+        self._queue.end()
 
     @property
     def _there(self) -> CacheFolder:
@@ -300,15 +253,6 @@ class Writer:
             self.fail(error)
         return False
 
-    def _take_batch(self) -> list[Write]:
-        batch: list[Write] = []
-        nbytes = 0
-        most = min(_BATCH_WRITES, self._records.limit)
-        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
-            batch.append(self._queue.popleft())
-            nbytes += batch[-1].cost_nbytes
-        return batch
-
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
         self._sweep.begin(self._there)
@@ -341,14 +285,12 @@ class Writer:
             folder.close()
             raise
         self.broken, self._off = False, ""
-        self.wake_reader()
+        self._wake_reader()
         log.warning("the disk cache is back")
 
     def _write(self, batch: list[Write]) -> None:
         with self._locked():
-            with self._wake:
-                # Also what is queued behind this batch: its records hold the files open.
-                spare = self._records.unsaved_names()
+            spare = self._queue.unsaved_names()  # also what is queued behind this batch
             new = {write.record.name for write in batch if write.wanted.nfiles}
             wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
             room = self._room.make(wanted, spare, self._eviction)
@@ -441,7 +383,7 @@ class Writer:
         for victim in victims:
             self._records.evict(victim.name)
         self.files_evicted += len(victims)
-        self.wake_reader()
+        self._wake_reader()
 
     def _write_last_uses(self) -> None:
         uses = self._records.take_uses()
@@ -461,7 +403,7 @@ class Writer:
         for name in removed:  # by another process: its bytes take room until it is closed
             self._records.evict(name)
         if removed:
-            self.wake_reader()
+            self._wake_reader()
         self._there.claims.look()
         with self._locked():
             self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
