@@ -14,31 +14,27 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from s3stream_fs.cache.database import is_busy, is_damage
 from s3stream_fs.cache.disk.allowance import Allowance
-from s3stream_fs.cache.disk.checksums import checksums_of
+from s3stream_fs.cache.disk.commits import Commits
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
 from s3stream_fs.cache.disk.files import Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
-from s3stream_fs.cache.disk.intake import Intake
+from s3stream_fs.cache.disk.intake import NO_DESCRIPTORS, Intake, no_room
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
 from s3stream_fs.cache.disk.queue import WriteQueue
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.room import Room
 from s3stream_fs.cache.disk.sweep import Sweep
-from s3stream_fs.cache.disk.writes import Done, Write
+from s3stream_fs.cache.disk.writes import Write
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
 log = logging.getLogger(__name__)
-
-_LOG_NBYTES: Final = 1024 * 1024
-"""What has to go for a commit that found no room."""
 
 _LITTLE: Final = Amount(1024 * 1024, 1)
 """With room for so much the cache takes what is new."""
@@ -46,24 +42,11 @@ _LITTLE: Final = Amount(1024 * 1024, 1)
 _ALWAYS: Final = Lru()
 """What is beyond the limits goes, whatever the policy says of what is new."""
 
-Outcome = TypeVar("Outcome")
-
 _IDLE_SECONDS: Final = 0.5
 """How long the thread waits for work before it writes down last uses, looks how full the disk is and sweeps."""
 
 _SHARED_IDLE_SECONDS: Final = 0.02
 """The same where other processes may be waiting for what is to be written."""
-
-_EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
-"""Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
-
-_NO_DESCRIPTORS: Final = "this process may open no more files"
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
 
 
 class Writer:
@@ -75,17 +58,12 @@ class Writer:
         self._config = config
         self._records = records
         self._descriptors = descriptors
-        self._space = space
         self.folder = folder
         """None until it could be opened. Another one after the disk has failed and come back; trio's thread sees to it
         that the old one is closed."""
-        self._space_number = 0
-        self._direct = DirectWriter()
         self._clock = Clock()
         self._eviction = eviction_of(config.policy)
         self._intake = Intake()
-        self._evict_again_at = 0.0
-        """When files may go again for what has no room though there seems to be some: the last time it did not help."""
         self._queue = WriteQueue(config.queue_nbytes, records)
         self._give_up_at = math.inf
         """When not to wait any more for other processes."""
@@ -110,7 +88,16 @@ class Writer:
         self.errors = 0
         self._allowances: list[Allowance] = []
         self._room = Room(
-            config, lambda: self._there, self.now_ms, self._allowances, self._write_last_uses, self._evicted
+            config,
+            lambda: self._there,
+            descriptors,
+            self.now_ms,
+            self._allowances,
+            self._write_last_uses,
+            self._evicted,
+        )
+        self._commits = Commits(
+            space, config.limit_nbytes, lambda: self._there, self.now_ms, self._room, self._eviction, self._sweep
         )
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
@@ -236,16 +223,16 @@ class Writer:
             step()
             return True
         except LockHeldError as error:
-            self._intake.stop(_text(error))
+            self._intake.stop(str(error.strerror))
         except (OSError, sqlite3.Error, UsageError) as error:
             if isinstance(error, sqlite3.Error) and is_busy(error):
                 self._intake.stop("another process keeps its index locked")
             elif lacks_descriptors(error):
                 self.errors += 1
-                self._intake.stop(_NO_DESCRIPTORS)
+                self._intake.stop(NO_DESCRIPTORS)
             elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
                 self.errors += 1
-                self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
+                self._intake.stop(no_room(error))
             else:
                 self.fail(error)
         except Exception as error:
@@ -261,16 +248,10 @@ class Writer:
             if not self._there.writing.swept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep.all(self._there)
-            self._fitted(self._note_start, _LOG_NBYTES, set())
+            self._commits.begin()
             self._room.make(Amount(0, 0), (), _ALWAYS)
             self.nbytes_used = self._there.writing.nbytes()
         self._begun = True
-
-    def _note_start(self) -> None:
-        with self._there.writing.transaction():
-            self._space_number = self._there.writing.space(self._space)
-            self._there.writing.start(self._config.limit_nbytes)
-            self._there.writing.bring_back(self._clock.now_ms())
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
@@ -290,32 +271,8 @@ class Writer:
 
     def _write(self, batch: list[Write]) -> None:
         with self._locked():
-            spare = self._queue.unsaved_names()  # also what is queued behind this batch
-            new = {write.record.name for write in batch if write.wanted.nfiles}
-            wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
-            room = self._room.make(wanted, spare, self._eviction)
-            done: list[Done] = []
-            refusal = self._room.short_of
-            for write in batch:
-                needed = write.wanted
-                if needed.nbytes > room.nbytes or needed.nfiles > room.nfiles:
-                    continue
-                room = Amount(room.nbytes - needed.nbytes, room.nfiles - needed.nfiles)
-                try:
-                    done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
-                except OSError as error:
-                    if lacks_descriptors(error):
-                        refusal = _NO_DESCRIPTORS
-                        continue
-                    if not self._there.is_full(error):
-                        raise
-                    refusal = f"its disk has no room, whatever goes ({_text(error)})"
-            if done:
-                try:
-                    self._fitted(partial(self._commit, done), _LOG_NBYTES, spare)
-                except sqlite3.Error:
-                    self._take_back(done)
-                    raise
+            # None of what is queued behind this batch goes for it either: its records hold the files open.
+            done, refusal = self._commits.write(batch, self._queue.unsaved_names())
             self.nbytes_used = self._there.writing.nbytes()
         self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
@@ -325,59 +282,6 @@ class Writer:
             self.nbytes_written += len(one.write.byte_range)
         if not done:
             self._intake.stop(refusal, logging.INFO if self._config.policy is Policy.KEEP else logging.WARNING)
-
-    def _fitted(self, step: Callable[[], Outcome], nbytes: int, spare: set[str]) -> Outcome:
-        """What ``step`` comes to. Where the disk has no room for it, files go and it is tried again.
-
-        How full a disk is does not say whether there is room: there are quotas, and others who write. Raises what
-        ``step`` raises.
-        """
-        nfiles = 1
-        for pause in _EVICTED_PAUSES_SECONDS:
-            try:
-                return step()
-            except (OSError, sqlite3.Error) as error:
-                if time.monotonic() < self._evict_again_at or not self._there.is_full(error):
-                    raise
-            if not self._room.force(Amount(nbytes, nfiles), spare, self._eviction):
-                break
-            nfiles *= 2
-            time.sleep(pause)
-            self._descriptors.close_ended()
-        try:
-            return step()
-        except (OSError, sqlite3.Error):
-            self._evict_again_at = time.monotonic() + self._config.retry_seconds
-            raise
-
-    def _write_one(self, write: Write) -> Done:
-        record = write.record
-        file, fresh = record.file, False
-        if file is None or not file.on_disk()[1]:
-            record.reset()  # another process has evicted it
-            file, fresh = self._there.files.create(record.name)
-            record.file = file
-        done = Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
-        try:
-            file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
-        except OSError:
-            self._take_back([done])
-            raise
-        return done
-
-    def _commit(self, done: list[Done]) -> None:
-        with self._there.writing.transaction():
-            self._there.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
-
-    def _take_back(self, done: list[Done]) -> None:
-        """Files that nothing knows of go; what was added to others is counted by a sweep."""
-        for one in done:
-            record = one.write.record
-            if one.fresh:
-                self._there.files.remove(record.name)
-                record.reset()
-            else:
-                self._sweep.add(record.name)
 
     def _evicted(self, victims: list[Victim]) -> None:
         for victim in victims:
