@@ -175,6 +175,7 @@ class Knowledge:
         if self._is_filter_due:
             self._drop_filter()
             if not self.shared:
+                self._records.doubt()  # whoever was there may have written since the index was asked
                 self._load_filter()
 
     def forget_all(self) -> None:

@@ -78,6 +78,11 @@ class Records:
         self._at_hand.clear()
         self._live.clear()
 
+    def doubt(self) -> None:
+        """Of each file the index may have more than is known: somebody else has written."""
+        for record in list(self._live.values()) + list(self._dirty.values()):
+            record.known = False
+
     def changes(self) -> Iterator[tuple[str, bool]]:
         """Names of files that were committed (True) or evicted since this was asked for."""
         while self._changes:

@@ -49,6 +49,24 @@ def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) ->
     trio.run(main)
 
 
+def test_what_another_process_wrote_before_it_left_is_found(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one:
+                async with open_disk_tier(config, "s3/bucket") as two:
+                    await know_each_other(one, two)
+                    assert not await check(one, object_id)  # looked up, and not there
+                    put(two, object_id)
+                while one.statistics().shared:
+                    await trio.lowlevel.checkpoint()
+                assert await check(one, object_id)
+
+    trio.run(main)
+
+
 def test_claims_end_with_their_process_and_after_a_while(tmp_path: Path) -> None:
     object_id = named("one")
 
