@@ -11,8 +11,12 @@ _REPEATS: Final = 2
 """Equal distances in a row before anything is fetched for them: of shuffled records, hardly ever three are in step."""
 
 _PROVEN: Final = 4
-"""Equal distances in a row until which no more runs are fetched ahead than were read: a table of a few row groups, or a
-program that looks at the first records, ends before. A guess. From then on their number doubles with each jump."""
+"""Equal distances in a row until which no more runs are fetched ahead than were read, where they are small: a table
+of a few row groups, or a program that looks at the first records, ends before. A guess. From then on their number
+doubles with each jump, and that of large ones from the start."""
+
+_LARGE_RUN_NBYTES: Final = 256 * 1024
+"""What is no small run: of an array or of a stream, and not a column of a table. A guess."""
 
 _MAX_RUNS: Final = 64
 """Runs fetched ahead at most. A guess: 64 blocks on their way are 500 MiB/s at 30 ms."""
@@ -55,8 +59,8 @@ class Stride:
     def plan_ahead(self, run_nbytes: int, size: int, window_nbytes: int) -> tuple[ByteRange, ...]:
         """The runs of ``run_nbytes`` that come next, block-aligned, neighbours merged; none while enough are planned.
 
-        As many as the jumps that were in step, and twice as many with each jump once it is proven, as far as the window
-        goes.
+        Their number doubles with each jump that is in step, as far as the window goes; that of small ones once the
+        stride is proven.
         """
         if not self.steady:
             return ()
@@ -65,8 +69,12 @@ class Stride:
         step_nbytes = abs(self._delta) if dense else max(run_nbytes, BLOCK_BYTES)
         most = window_nbytes // step_nbytes
         # With millions of jumps a power of their number alone would take 32 ms.
-        doublings = min(self._repeats - _PROVEN, most.bit_length())
-        nruns = min(self._repeats if doublings < 0 else _PROVEN << doublings, most)
+        repeats = min(self._repeats, _PROVEN + most.bit_length())
+        if run_nbytes >= _LARGE_RUN_NBYTES:
+            nruns = 1 << repeats
+        else:
+            nruns = repeats if repeats < _PROVEN else _PROVEN << (repeats - _PROVEN)
+        nruns = min(nruns, most)
         if not dense:
             nruns = min(nruns, _MAX_RUNS)
         if nruns - self._planned < max(nruns // 2, 1):

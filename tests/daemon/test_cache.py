@@ -40,9 +40,9 @@ def read_all(mount: Mount, order: int = 0) -> None:
         assert (mount.path / key).read_bytes() == data
 
 
-def written(mount: Mount, nblocks: int = NFILES) -> None:
-    """Wait until so many blocks are on disk, and would be found by somebody else."""
-    while mount.stats()["disk"]["blocks_written"] < nblocks:
+def written(mount: Mount, nbytes: int = sum(map(len, FILES.values()))) -> None:
+    """Wait until so much is on disk, and would be found by somebody else."""
+    while mount.stats()["disk"]["nbytes_written"] < nbytes:
         pass
 
 
@@ -178,12 +178,12 @@ def test_what_is_pinned_stays(server: S3Server, mounted: Mounted) -> None:
                 assert (mount.path / key).read_bytes() == content
 
     read("kept/1")  # 11 of 40
-    written(mount, 11 * 4)
+    written(mount, 11 << 20)
     assert cache(mount.cli, "pin", mount.path / "kept") == {"nfiles": 11, "nbytes": 11 << 20}
     read("kept")
-    written(mount, 40 * 4)
+    written(mount, 40 << 20)
     read("other")
-    written(mount, 80 * 4)
+    written(mount, 80 << 20)
     info = cache(mount.cli, "info", mount.path)
     assert info["pinned_nfiles"] == 40
     assert info["nbytes"] <= 64 << 20

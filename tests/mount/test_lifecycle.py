@@ -76,7 +76,7 @@ def test_sigkill_leaves_a_dead_mount_that_umount_removes(server: S3Server, mount
 
 def test_cache_survives_sigkill(server: S3Server, mount: Mount) -> None:
     assert (mount.path / "one").read_bytes() == DATA
-    while mount.stats()["disk"]["blocks_written"] < 4:
+    while mount.stats()["disk"]["nbytes_written"] < len(DATA):
         pass
     mount.kill(signal.SIGKILL)
     mount.umount()

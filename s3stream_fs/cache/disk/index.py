@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from s3stream_fs.cache.database import database_nbytes, log_nbytes, open_database
-from s3stream_fs.cache.disk.checksums import Checksums
+from s3stream_fs.cache.disk.checksums import CHECKSUM_NBYTES, Checksums, add_run
 from s3stream_fs.cache.disk.policy import PINNED, Victim
 from s3stream_fs.cache.disk.rows import CachedObject, Row, Selection, Written
 from s3stream_fs.types import ObjectId
@@ -207,9 +207,10 @@ class BlockIndex:
             name = bytes.fromhex(one.name)
             row = self._db.execute("SELECT id, checksums, nbytes FROM file WHERE name = ?", (name,)).fetchone()
             known = b"" if row is None or any(part.fresh for part in parts) else _bytes(row[1])
-            checksums = Checksums(one.byte_range.blocks(), known)
+            blocks = one.byte_range.blocks()
+            checksums = bytearray(known[: len(blocks) * CHECKSUM_NBYTES])
             for part in parts:
-                checksums.update(part.found)
+                add_run(checksums, blocks.start, part.found)
             if row is None:
                 key, etag, size = one.object_id
                 pinned = bool(pins) and _blob(key).startswith(pins)
@@ -223,7 +224,7 @@ class BlockIndex:
                         _blob(etag),
                         size,
                         one.byte_range.start,
-                        checksums.packed(),
+                        bytes(checksums),
                         one.nbytes,
                         PINNED if pinned else used_ms,
                     ),
@@ -232,7 +233,7 @@ class BlockIndex:
             else:
                 self._db.execute(
                     "UPDATE file SET checksums = ?, nbytes = ?, used = max(used, ?) WHERE id = ?",
-                    (checksums.packed(), one.nbytes, used_ms, row[0]),
+                    (bytes(checksums), one.nbytes, used_ms, row[0]),
                 )
                 grown += one.nbytes - _integer(row[2])
         self._grow(grown)

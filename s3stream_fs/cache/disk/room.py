@@ -20,6 +20,9 @@ from s3stream_fs.cache.disk.policy import Amount, Victim
 _INDEX_NBYTES: Final = 2 * 1024 * 1024
 """Free space that is left in any case, for the index and its log to grow into."""
 
+_MARGIN_PARTS: Final = 32
+"""Blocks leave that much, or this part of the cache's size if it is less, so that no file goes for the index."""
+
 _INDEX_NFILES: Final = 16
 """The same of inodes: logs come and go."""
 
@@ -61,14 +64,22 @@ class Room:
         """What there was too little of when ``make`` gave less than was wanted."""
 
     def make(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> Amount:
-        """Evict until ``wanted`` fits, but none of ``spare``, which is in use. Returns how much may be written."""
+        """Evict until blocks that are ``wanted`` fit, but none of ``spare``, which is in use. Returns how much may be
+        written."""
+        return self._make(wanted, self._margin_nbytes, spare, eviction)
+
+    def keep(self, spare: Collection[str], eviction: Eviction) -> None:
+        """Evict until the cache is within its size, and the reserve is free."""
+        self._make(Amount(0, 0), 0, spare, eviction)
+
+    def _make(self, wanted: Amount, margin_nbytes: int, spare: Collection[str], eviction: Eviction) -> Amount:
         index = self._folder().writing
         # Asked once: a file that somebody still has open takes its room until that is closed, and to evict more would
         # not help.
         free_nbytes, free_nfiles = self._free()
         folded = False
         while self._config.limit_nbytes:
-            left_nbytes = self._left_nbytes()
+            left_nbytes = self._left_nbytes() - margin_nbytes
             room = Amount(min(left_nbytes, free_nbytes), free_nfiles)
             if room.nbytes >= wanted.nbytes and room.nfiles >= wanted.nfiles:
                 return wanted
@@ -93,7 +104,7 @@ class Room:
     def has(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
         """Whether ``make`` would have so much to give. Evicts nothing."""
         nbytes, nfiles = self._free()
-        nbytes = min(nbytes, self._left_nbytes())
+        nbytes = min(nbytes, self._left_nbytes() - self._margin_nbytes)
         short = Amount(wanted.nbytes - nbytes, wanted.nfiles - nfiles)
         if short.nbytes <= 0 and short.nfiles <= 0:
             return True
@@ -128,8 +139,12 @@ class Room:
         for allowance in self._allowances:
             missing_nbytes = allowance.missing_nbytes()
             if missing_nbytes > 0:
-                missing_nbytes = self.make(Amount(missing_nbytes, 0), spare, eviction).nbytes
+                missing_nbytes = self._make(Amount(missing_nbytes, 0), 0, spare, eviction).nbytes
             allowance.grant(missing_nbytes)
+
+    @property
+    def _margin_nbytes(self) -> int:
+        return min(_INDEX_NBYTES, self._config.limit_nbytes // _MARGIN_PARTS)
 
     def _left_nbytes(self) -> int:
         """What the cache's size leaves."""

@@ -249,7 +249,7 @@ class Writer:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep.all(self._there)
             self._commits.begin()
-            self._room.make(Amount(0, 0), (), _ALWAYS)
+            self._room.keep((), _ALWAYS)
             self.nbytes_used = self._there.writing.nbytes()
         self._begun = True
 
@@ -310,7 +310,7 @@ class Writer:
             self._wake_reader()
         self._there.claims.look()
         with self._locked():
-            self._room.make(Amount(0, 0), self._records.unsaved_names(), _ALWAYS)
+            self._room.keep(self._records.unsaved_names(), _ALWAYS)
             self._room.grant(self._records.unsaved_names(), _ALWAYS)
             if self._intake.why_not and self._takes_again():
                 self._intake.resume()
