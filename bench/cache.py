@@ -28,8 +28,9 @@ from bench.simulator.bucket import Tree
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.files import file_name
 from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import Written
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
+from s3stream_fs.cache.disk.rows import Written
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 
 GIB: Final = 1 << 30

@@ -24,7 +24,7 @@ from s3stream_daemon.mountpoint import Mount, read_mounts
 from s3stream_daemon.source import parse_source
 from s3stream_fs.cache.disk.catalog import Catalog, is_pinned
 from s3stream_fs.cache.disk.folder import BLOCKS, INDEX
-from s3stream_fs.cache.disk.index import CachedObject, Selection
+from s3stream_fs.cache.disk.rows import CachedObject, Selection
 from s3stream_fs.statistics import as_dict, size_text
 from s3stream_fs.store.s3.config import AWS
 from s3stream_fs.types import BLOCK_BYTES

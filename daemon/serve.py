@@ -39,7 +39,8 @@ from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.bindings.native.opening import Opening
 from s3stream_fs.cache.disk.folder import BLOCKS
 from s3stream_fs.cache.disk.index import NAMES
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import StoreError, UsageError
 from s3stream_fs.fetch.fetcher import Fetcher

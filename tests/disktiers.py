@@ -10,8 +10,9 @@ import trio
 
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.files import file_name
+from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.disk.policy import Policy, Reserve
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange, ObjectId
 
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.tier import open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound
 from s3stream_fs.fetch.fetcher import Fetcher

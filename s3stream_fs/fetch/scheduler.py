@@ -13,7 +13,8 @@ from typing import Final
 
 import trio
 
-from s3stream_fs.cache.disk.tier import Claim, DiskTier
+from s3stream_fs.cache.disk.claims import Claim
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.cache.memory.part import Part
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import NotFound, ObjectChanged, StoreError, StoreUnavailable, Throttled

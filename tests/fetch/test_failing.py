@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.tier import open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
 from s3stream_fs.errors import Denied, StoreError, StoreUnavailable, Throttled, TooSlow
 from s3stream_fs.fetch.fetcher import Fetcher

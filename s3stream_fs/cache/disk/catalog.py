@@ -17,8 +17,8 @@ from typing import Final
 
 from s3stream_fs.cache.disk.checksums import Checksums, checksum_of
 from s3stream_fs.cache.disk.folder import BLOCKS, INDEX, LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
-from s3stream_fs.cache.disk.index import CachedObject, Row, Selection
 from s3stream_fs.cache.disk.policy import PINNED, Clock, Victim, file_range
+from s3stream_fs.cache.disk.rows import CachedObject, Row, Selection
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ObjectId
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+from enum import Enum, auto
 from typing import Final
 
 from s3stream_fs.types import ByteRange
@@ -24,6 +25,16 @@ _PRESENT: Final = _BLOCKS * _FILES
 
 _FLOCK: Final = "@hhqqi0q"
 """struct flock: type, whence, start, length, process."""
+
+
+class Claim(Enum):
+    """Who fetches what no tier has."""
+
+    MINE = auto()
+    THEIRS = auto()
+    """Another process that shares the folder is at it."""
+    ON_DISK = auto()
+    """Nobody: another process has brought it just now."""
 
 
 class Claims:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from s3stream_fs.cache.database import database_nbytes, log_nbytes, open_database
 from s3stream_fs.cache.disk.checksums import CHECKSUM_NBYTES, Checksums, add_run
 from s3stream_fs.cache.disk.policy import PINNED, Victim
-from s3stream_fs.types import ByteRange, ObjectId
+from s3stream_fs.cache.disk.rows import CachedObject, Row, Selection, Written
+from s3stream_fs.types import ObjectId
 
 _FORMAT: Final = 4
 """Another number is another layout: such a cache is emptied, never guessed at."""
@@ -49,57 +49,6 @@ _WORTH_FOLDING_NBYTES: Final = 256 * 1024
 
 _SPARE_PAGES: Final = 1000
 """Pages that rows have left, before they are given back to the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One data file as the index has it. ``start`` is where in the object it begins."""
-
-    row: int
-    name: str
-    key: bytes
-    size: int
-    start: int
-    checksums: bytes
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CachedObject:
-    """What is cached of one version of an object. ``nblocks`` of it count; ``used_ms`` is PINNED for what is pinned."""
-
-    space: str
-    key: bytes
-    etag: str
-    size: int
-    nblocks: int
-    nbytes_on_disk: int
-    used_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Files of these ``spaces`` (of all: None) whose keys begin with ``prefix``."""
-
-    spaces: tuple[int, ...] | None = None
-    prefix: bytes = b""
-
-    @property
-    def where(self) -> str:
-        spaces = "" if self.spaces is None else f" AND file.space IN ({','.join(map(str, self.spaces))})"
-        return f"substr(file.key, 1, {len(self.prefix)}) = ?{spaces}"
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Blocks that are now in a file, which takes ``nbytes`` on disk. ``fresh``: nothing that was known of it holds."""
-
-    name: str
-    object_id: ObjectId
-    byte_range: ByteRange
-    found: dict[int, bytes]
-    nbytes: int
-    fresh: bool
 
 
 class BlockIndex:

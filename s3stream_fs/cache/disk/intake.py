@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 _QUIET_SECONDS: Final = 60.0
 """A cache that takes now something and now nothing says so this often."""
 
+NO_DESCRIPTORS: Final = "this process may open no more files"
+
 
 class Intake:
     """The writer's; ``why_not`` may be read from any thread."""
@@ -37,3 +39,9 @@ class Intake:
         if self._said:
             self._said = False
             log.warning("the disk cache takes what is new again")
+
+
+def no_room(error: Exception) -> str:
+    """Why nothing is taken by a disk that refuses it, though files have gone for it."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"its disk has no room, whatever goes ({said or str(error) or type(error).__name__})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -75,3 +76,19 @@ def file_range(object_id: ObjectId, offset: int) -> ByteRange:
         return object_id.whole
     start = offset // SEGMENT_NBYTES * SEGMENT_NBYTES
     return ByteRange(start, min(start + SEGMENT_NBYTES, object_id.size))
+
+
+def files_of(object_id: ObjectId, wanted: ByteRange) -> Iterable[tuple[ByteRange, ByteRange]]:
+    """The data files in which ``wanted`` lies: what of the object each is for, and what of ``wanted`` lies in it."""
+    whole = file_range(object_id, wanted.start)
+    if wanted.stop <= whole.stop:
+        return ((whole, wanted),)
+    return _several_files_of(object_id, wanted)
+
+
+def _several_files_of(object_id: ObjectId, wanted: ByteRange) -> Iterator[tuple[ByteRange, ByteRange]]:
+    start = wanted.start
+    while start < wanted.stop:
+        whole = file_range(object_id, start)
+        yield whole, ByteRange(start, min(wanted.stop, whole.stop))
+        start = whole.stop

@@ -34,6 +34,11 @@ class Record:
         self.checksums.clear()
         self.file = None
 
+    def told(self, now: float) -> None:
+        """The index need not be asked of it for a while; for ever, where nobody else writes."""
+        self.known = True
+        self.asked_at = now
+
     def inside(self, wanted: ByteRange) -> ByteRange:
         """Bytes of the object, counted from the start of the file."""
         start = self.byte_range.start

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from cachetools import LRUCache
 
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.types import ObjectId
+
+_USE_MS: Final = 1000
+"""Uses of a file within such a time count as one."""
 
 
 class Records:
@@ -74,6 +78,11 @@ class Records:
         self._at_hand.clear()
         self._live.clear()
 
+    def doubt(self) -> None:
+        """Of each file the index may have more than is known: somebody else has written."""
+        for record in list(self._live.values()) + list(self._dirty.values()):
+            record.known = False
+
     def changes(self) -> Iterator[tuple[str, bool]]:
         """Names of files that were committed (True) or evicted since this was asked for."""
         while self._changes:
@@ -84,7 +93,9 @@ class Records:
         return bool(self._changes)
 
     def use(self, record: Record, now_ms: int) -> None:
-        record.used_ms = self._touched[record.name] = now_ms
+        """It was read."""
+        if now_ms - record.used_ms >= _USE_MS:
+            record.used_ms = self._touched[record.name] = now_ms
 
     def lose(self, record: Record) -> None:
         """Its file is not there though the index says so."""

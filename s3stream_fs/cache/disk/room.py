@@ -6,12 +6,14 @@ The writer's, under the folder's lock. Decides neither what is written nor which
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.eviction import Eviction
+from s3stream_fs.cache.disk.files import Descriptors
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.policy import Amount, Victim
 
@@ -24,6 +26,11 @@ _MARGIN_PARTS: Final = 32
 _INDEX_NFILES: Final = 16
 """The same of inodes: logs come and go."""
 
+_EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
+"""Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
+
+Outcome = TypeVar("Outcome")
+
 
 class Room:
     """Raises OSError and sqlite3.Error wherever the disk and SQLite do."""
@@ -32,16 +39,17 @@ class Room:
         self,
         config: DiskTierConfig,
         folder: Callable[[], CacheFolder],
+        descriptors: Descriptors,
         now_ms: Callable[[], int],
         allowances: Sequence[Allowance],
         write_last_uses: Callable[[], None],
         on_evicted: Callable[[list[Victim]], None],
     ) -> None:
-        """``folder`` gives the one that is open. ``allowances`` are others', and count.
-        ``write_last_uses`` before it is chosen what goes; ``on_evicted`` is
-        told what went."""
+        """``folder`` gives the one that is open. ``allowances`` are others', and count. ``write_last_uses`` before it
+        is chosen what goes; ``on_evicted`` is told what went."""
         self._config = config
         self._folder = folder
+        self._descriptors = descriptors
         self._now_ms = now_ms
         self._allowances = allowances
         self._write_last_uses = write_last_uses
@@ -50,6 +58,8 @@ class Room:
         """Whether the index's total was looked at in this process."""
         self._rows_left: list[Victim] = []
         """Of files that went when there was no room to write so."""
+        self._force_again_at = 0.0
+        """When files may go again for what has no room though there seems to be some: the last time it did not help."""
         self.short_of = ""
         """What there was too little of when ``make`` gave less than was wanted."""
 
@@ -100,9 +110,29 @@ class Room:
             return True
         return bool(eviction.victims(self._folder().writing, short, spare, self._now_ms()))
 
-    def force(self, wanted: Amount, spare: Collection[str], eviction: Eviction) -> bool:
-        """Evict that much though there seems to be room: the disk has refused it. False where nothing may go."""
-        return bool(self._evict(wanted, spare, eviction))
+    def fitted(self, step: Callable[[], Outcome], nbytes: int, spare: Collection[str], eviction: Eviction) -> Outcome:
+        """What ``step`` comes to. Where the disk has no room for it, files go and it is tried again.
+
+        How full a disk is does not say whether there is room: there are quotas, and others who write. Raises what
+        ``step`` raises.
+        """
+        nfiles = 1
+        for pause in _EVICTED_PAUSES_SECONDS:
+            try:
+                return step()
+            except (OSError, sqlite3.Error) as error:
+                if time.monotonic() < self._force_again_at or not self._folder().is_full(error):
+                    raise
+            if not self._evict(Amount(nbytes, nfiles), spare, eviction):
+                break
+            nfiles *= 2
+            time.sleep(pause)
+            self._descriptors.close_ended()
+        try:
+            return step()
+        except (OSError, sqlite3.Error):
+            self._force_again_at = time.monotonic() + self._config.retry_seconds
+            raise
 
     def grant(self, spare: Collection[str], eviction: Eviction) -> None:
         """Make room for what others may use."""

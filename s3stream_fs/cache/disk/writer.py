@@ -11,45 +11,30 @@ import math
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from s3stream_fs.cache.database import is_busy, is_damage
 from s3stream_fs.cache.disk.allowance import Allowance
-from s3stream_fs.cache.disk.checksums import checksums_of
+from s3stream_fs.cache.disk.commits import Commits
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.direct import DirectWriter
 from s3stream_fs.cache.disk.eviction import Lru, eviction_of
 from s3stream_fs.cache.disk.files import Descriptors, lacks_descriptors
 from s3stream_fs.cache.disk.folder import LOCK_PAUSE_SECONDS, CacheFolder, LockHeldError, patience
-from s3stream_fs.cache.disk.intake import Intake
+from s3stream_fs.cache.disk.intake import NO_DESCRIPTORS, Intake, no_room
 from s3stream_fs.cache.disk.policy import Amount, Clock, Policy, Victim
+from s3stream_fs.cache.disk.queue import WriteQueue
 from s3stream_fs.cache.disk.record import Record
 from s3stream_fs.cache.disk.records import Records
 from s3stream_fs.cache.disk.room import Room
 from s3stream_fs.cache.disk.sweep import Sweep
-from s3stream_fs.cache.disk.writes import Done, Write
+from s3stream_fs.cache.disk.writes import Write
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import ByteRange
 
 log = logging.getLogger(__name__)
-
-_GATHER_NBYTES: Final = 8 * 1024 * 1024
-"""The thread is woken for so much at a time, or for half of what may be queued, and otherwise looks every
-``_IDLE_SECONDS``: woken for each small file, it took a quarter of the files per second from the readers (one
-interpreter lock, and a commit for every file)."""
-
-_BATCH_NBYTES: Final = 32 * 1024 * 1024
-"""Bytes written per commit at the most: a kill loses no more than this."""
-
-_BATCH_WRITES: Final = 256
-"""Writes per commit at the most: each keeps a file open until then."""
-
-_LOG_NBYTES: Final = 1024 * 1024
-"""What has to go for a commit that found no room."""
 
 _LITTLE: Final = Amount(1024 * 1024, 1)
 """With room for so much the cache takes what is new."""
@@ -57,24 +42,11 @@ _LITTLE: Final = Amount(1024 * 1024, 1)
 _ALWAYS: Final = Lru()
 """What is beyond the limits goes, whatever the policy says of what is new."""
 
-Outcome = TypeVar("Outcome")
-
 _IDLE_SECONDS: Final = 0.5
 """How long the thread waits for work before it writes down last uses, looks how full the disk is and sweeps."""
 
 _SHARED_IDLE_SECONDS: Final = 0.02
 """The same where other processes may be waiting for what is to be written."""
-
-_EVICTED_PAUSES_SECONDS: Final = (0.0, 0.01, 0.05, 0.25)
-"""Between the eviction of files and the next try of what had no room: who still has one open closes it meanwhile."""
-
-_NO_DESCRIPTORS: Final = "this process may open no more files"
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
 
 
 class Writer:
@@ -86,27 +58,15 @@ class Writer:
         self._config = config
         self._records = records
         self._descriptors = descriptors
-        self._space = space
         self.folder = folder
         """None until it could be opened. Another one after the disk has failed and come back; trio's thread sees to it
         that the old one is closed."""
-        self._space_number = 0
-        self._direct = DirectWriter()
         self._clock = Clock()
         self._eviction = eviction_of(config.policy)
         self._intake = Intake()
-        self._evict_again_at = 0.0
-        """When files may go again for what has no room though there seems to be some: the last time it did not help."""
-        self._queue: deque[Write] = deque()
-        self._queued_nbytes = 0
-        self._gather_nbytes = min(_GATHER_NBYTES, config.queue_nbytes // 2)
-        self._wake = threading.Condition()
-        self._stopping = False
+        self._queue = WriteQueue(config.queue_nbytes, records)
         self._give_up_at = math.inf
         """When not to wait any more for other processes."""
-        self._flushing = 0
-        """How many wait for the queue to be empty."""
-        self._busy = True
         self._begun = False
         """What an earlier process has left was put in order; nothing is written before."""
         self._sweep = Sweep()
@@ -114,12 +74,12 @@ class Writer:
         self._tend_at = 0.0
         self._damaged_inode: int | None = None
         """The index has to be made anew, if it still is this one."""
-        self.wake_reader: Callable[[], None] = lambda: None
-        """Has trio's thread look at what was evicted, and whether the folder was opened anew."""
+        self._wake_reader: Callable[[], None] = lambda: None
         self.broken = False
         """The disk or the index cannot be used at present."""
         self._off = ""
         """Why."""
+        self._failing = threading.Lock()
         self.nbytes_used = 0
         self.blocks_written = 0
         self.nbytes_written = 0
@@ -128,11 +88,23 @@ class Writer:
         self.errors = 0
         self._allowances: list[Allowance] = []
         self._room = Room(
-            config, lambda: self._there, self.now_ms, self._allowances, self._write_last_uses, self._evicted
+            config,
+            lambda: self._there,
+            descriptors,
+            self.now_ms,
+            self._allowances,
+            self._write_last_uses,
+            self._evicted,
+        )
+        self._commits = Commits(
+            space, config.limit_nbytes, lambda: self._there, self.now_ms, self._room, self._eviction, self._sweep
         )
         self._thread = threading.Thread(target=self._run, name="s3stream-disk", daemon=True)
 
-    def start(self) -> None:
+    def start(self, wake_reader: Callable[[], None]) -> None:
+        """``wake_reader`` has trio's thread look at what was evicted, and whether the folder was opened anew. It is
+        called from the thread, until that is to ``stop``."""
+        self._wake_reader = wake_reader
         self._thread.start()
 
     def now_ms(self) -> int:
@@ -140,18 +112,9 @@ class Writer:
 
     def put_nowait(self, record: Record, byte_range: ByteRange, pieces: Sequence[memoryview]) -> bool:
         """Queue a write. False where the queue is full."""
-        with self._wake:
-            if self.broken:
-                return True  # or it would be offered again until the disk is back
-            write = Write(record, byte_range, pieces)
-            if self._queued_nbytes and self._queued_nbytes + write.cost_nbytes > self._config.queue_nbytes:
-                return False
-            self._queued_nbytes += write.cost_nbytes
-            self._queue.append(write)
-            self._records.queued(record)
-            if self._queued_nbytes >= self._gather_nbytes:
-                self._wake.notify_all()
-        return True
+        if self.broken:
+            return True  # or it would be offered again until the disk is back
+        return self._queue.put_nowait(record, byte_range, pieces)
 
     def allow(self, fraction: float, ahead_nbytes: int) -> Allowance:
         """What somebody may use of the cache's size beside blocks, up to a fraction of it. From any thread."""
@@ -161,13 +124,12 @@ class Writer:
         return allowance
 
     def _tend_soon(self) -> None:
-        with self._wake:
-            self._tend_at = 0.0
-            self._wake.notify_all()
+        self._tend_at = 0.0
+        self._queue.wake()
 
     def fail(self, error: Exception) -> None:
         """The cache is off until the disk works again; says so once. From any thread."""
-        with self._wake:
+        with self._failing:
             self.errors += 1
             if not self.broken:
                 log.error(
@@ -191,23 +153,16 @@ class Writer:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued is written and committed. Blocks; for a worker thread."""
-        with self._wake:
-            self._flushing += 1
-            self._wake.notify_all()
-            done = self._wake.wait_for(lambda: not self._queue and not self._busy, timeout)
-            self._flushing -= 1
-            return done
+        return self._queue.flush(timeout)
 
     def stop(self, timeout: float) -> bool:
         """Write what is queued, if that goes within ``timeout`` seconds, and end. Blocks. False where it hangs."""
-        with self._wake:
-            self._stopping = True
-            self._give_up_at = time.monotonic() + timeout
-            self._wake.notify_all()
+        self._wake_reader = lambda: None
+        self._give_up_at = time.monotonic() + timeout
+        self._queue.stop()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            with self._wake:
-                self._queue.clear()
+            self._queue.clear()
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -215,15 +170,7 @@ class Writer:
         if not self.broken:
             self._guarded(self._begin)
         while True:
-            with self._wake:
-                self._busy = False
-                self._wake.notify_all()
-                urgent = self._stopping or (self._flushing and self._queue)
-                if self._queued_nbytes < self._gather_nbytes and not urgent:
-                    self._wake.wait(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
-                batch = self._take_batch()
-                self._busy = True
-                stopping = self._stopping and not batch
+            batch, stopping = self._queue.take(_SHARED_IDLE_SECONDS if self._any_others else _IDLE_SECONDS)
             if self.broken and not stopping and time.monotonic() >= self._retry_at:
                 self._guarded(self._mend)
             if not (self._begun or self.broken or stopping):
@@ -239,19 +186,12 @@ class Writer:
                 self.release(write.record, write.byte_range)
             if batch and self._any_others:
                 time.sleep(2 * LOCK_PAUSE_SECONDS)  # in which somebody else gets the lock
-            with self._wake:
-                self._queued_nbytes -= sum(write.cost_nbytes for write in batch)
-                waiting = {write.record.name for write in self._queue}
-                for write in batch:
-                    if write.record.name not in waiting:
-                        self._records.saved(write.record.name)
+            self._queue.dealt_with(batch)
             batch.clear()  # nor keep its files open
             self._descriptors.close_ended()
             if stopping:
                 break
-        with self._wake:
-            self._busy = False
-            self._wake.notify_all()
+        self._queue.end()
 
     @property
     def _there(self) -> CacheFolder:
@@ -283,31 +223,22 @@ class Writer:
             step()
             return True
         except LockHeldError as error:
-            self._intake.stop(_text(error))
+            self._intake.stop(str(error.strerror))
         except (OSError, sqlite3.Error, UsageError) as error:
             if isinstance(error, sqlite3.Error) and is_busy(error):
                 self._intake.stop("another process keeps its index locked")
             elif lacks_descriptors(error):
                 self.errors += 1
-                self._intake.stop(_NO_DESCRIPTORS)
+                self._intake.stop(NO_DESCRIPTORS)
             elif not isinstance(error, UsageError) and not self.broken and self._there.is_full(error):
                 self.errors += 1
-                self._intake.stop(f"its disk has no room, whatever goes ({_text(error)})")
+                self._intake.stop(no_room(error))
             else:
                 self.fail(error)
         except Exception as error:
             log.exception("bug in the disk cache")
             self.fail(error)
         return False
-
-    def _take_batch(self) -> list[Write]:
-        batch: list[Write] = []
-        nbytes = 0
-        most = min(_BATCH_WRITES, self._records.limit)
-        while self._queue and nbytes < _BATCH_NBYTES and len(batch) < most:
-            batch.append(self._queue.popleft())
-            nbytes += batch[-1].cost_nbytes
-        return batch
 
     def _begin(self) -> None:
         """Before the first write: what an earlier process, or another configuration, has left is put in order."""
@@ -317,16 +248,10 @@ class Writer:
             if not self._there.writing.swept:
                 # Files of a cache whose index was lost: they take room that nobody has counted.
                 self._sweep.all(self._there)
-            self._fitted(self._note_start, _LOG_NBYTES, set())
+            self._commits.begin()
             self._room.keep((), _ALWAYS)
             self.nbytes_used = self._there.writing.nbytes()
         self._begun = True
-
-    def _note_start(self) -> None:
-        with self._there.writing.transaction():
-            self._space_number = self._there.writing.space(self._space)
-            self._there.writing.start(self._config.limit_nbytes)
-            self._there.writing.bring_back(self._clock.now_ms())
 
     def _mend(self) -> None:
         """The disk failed a while ago: open everything anew. Raises what it failed with, if it still does."""
@@ -341,39 +266,13 @@ class Writer:
             folder.close()
             raise
         self.broken, self._off = False, ""
-        self.wake_reader()
+        self._wake_reader()
         log.warning("the disk cache is back")
 
     def _write(self, batch: list[Write]) -> None:
         with self._locked():
-            with self._wake:
-                # Also what is queued behind this batch: its records hold the files open.
-                spare = self._records.unsaved_names()
-            new = {write.record.name for write in batch if write.wanted.nfiles}
-            wanted = Amount(sum(write.wanted.nbytes for write in batch), len(new))
-            room = self._room.make(wanted, spare, self._eviction)
-            done: list[Done] = []
-            refusal = self._room.short_of
-            for write in batch:
-                needed = write.wanted
-                if needed.nbytes > room.nbytes or needed.nfiles > room.nfiles:
-                    continue
-                room = Amount(room.nbytes - needed.nbytes, room.nfiles - needed.nfiles)
-                try:
-                    done.append(self._fitted(partial(self._write_one, write), needed.nbytes, spare))
-                except OSError as error:
-                    if lacks_descriptors(error):
-                        refusal = _NO_DESCRIPTORS
-                        continue
-                    if not self._there.is_full(error):
-                        raise
-                    refusal = f"its disk has no room, whatever goes ({_text(error)})"
-            if done:
-                try:
-                    self._fitted(partial(self._commit, done), _LOG_NBYTES, spare)
-                except sqlite3.Error:
-                    self._take_back(done)
-                    raise
+            # None of what is queued behind this batch goes for it either: its records hold the files open.
+            done, refusal = self._commits.write(batch, self._queue.unsaved_names())
             self.nbytes_used = self._there.writing.nbytes()
         self.dropped += len(batch) - len(done)
         self._records.committed(one.write.record.name for one in done)
@@ -384,64 +283,11 @@ class Writer:
         if not done:
             self._intake.stop(refusal, logging.INFO if self._config.policy is Policy.KEEP else logging.WARNING)
 
-    def _fitted(self, step: Callable[[], Outcome], nbytes: int, spare: set[str]) -> Outcome:
-        """What ``step`` comes to. Where the disk has no room for it, files go and it is tried again.
-
-        How full a disk is does not say whether there is room: there are quotas, and others who write. Raises what
-        ``step`` raises.
-        """
-        nfiles = 1
-        for pause in _EVICTED_PAUSES_SECONDS:
-            try:
-                return step()
-            except (OSError, sqlite3.Error) as error:
-                if time.monotonic() < self._evict_again_at or not self._there.is_full(error):
-                    raise
-            if not self._room.force(Amount(nbytes, nfiles), spare, self._eviction):
-                break
-            nfiles *= 2
-            time.sleep(pause)
-            self._descriptors.close_ended()
-        try:
-            return step()
-        except (OSError, sqlite3.Error):
-            self._evict_again_at = time.monotonic() + self._config.retry_seconds
-            raise
-
-    def _write_one(self, write: Write) -> Done:
-        record = write.record
-        file, fresh = record.file, False
-        if file is None or not file.on_disk()[1]:
-            record.reset()  # another process has evicted it
-            file, fresh = self._there.files.create(record.name)
-            record.file = file
-        done = Done(write, checksums_of(write.byte_range, write.pieces), file, fresh)
-        try:
-            file.write(write.byte_range.start - record.byte_range.start, write.pieces, self._direct)
-        except OSError:
-            self._take_back([done])
-            raise
-        return done
-
-    def _commit(self, done: list[Done]) -> None:
-        with self._there.writing.transaction():
-            self._there.writing.add(self._space_number, [one.row() for one in done], self._clock.now_ms())
-
-    def _take_back(self, done: list[Done]) -> None:
-        """Files that nothing knows of go; what was added to others is counted by a sweep."""
-        for one in done:
-            record = one.write.record
-            if one.fresh:
-                self._there.files.remove(record.name)
-                record.reset()
-            else:
-                self._sweep.add(record.name)
-
     def _evicted(self, victims: list[Victim]) -> None:
         for victim in victims:
             self._records.evict(victim.name)
         self.files_evicted += len(victims)
-        self.wake_reader()
+        self._wake_reader()
 
     def _write_last_uses(self) -> None:
         uses = self._records.take_uses()
@@ -461,7 +307,7 @@ class Writer:
         for name in removed:  # by another process: its bytes take room until it is closed
             self._records.evict(name)
         if removed:
-            self.wake_reader()
+            self._wake_reader()
         self._there.claims.look()
         with self._locked():
             self._room.keep(self._records.unsaved_names(), _ALWAYS)

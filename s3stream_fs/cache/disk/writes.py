@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from s3stream_fs.cache.disk.files import DataFile
-from s3stream_fs.cache.disk.index import Written
 from s3stream_fs.cache.disk.policy import Amount
 from s3stream_fs.cache.disk.record import Record
+from s3stream_fs.cache.disk.rows import Written
 from s3stream_fs.types import ByteRange
 
 _COST_NBYTES: Final = 2048

@@ -11,8 +11,8 @@ from pathlib import Path
 from disktiers import named, put, run
 from s3stream_fs.cache.disk.catalog import Catalog
 from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import Selection
 from s3stream_fs.cache.disk.policy import PINNED
+from s3stream_fs.cache.disk.rows import Selection
 from s3stream_fs.cache.disk.tier import DiskTier
 
 

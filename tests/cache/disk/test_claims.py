@@ -8,8 +8,10 @@ import trio
 import trio.testing
 
 from disktiers import MIB, NO_RESERVE, check, named, put, run
+from s3stream_fs.cache.disk.claims import Claim
 from s3stream_fs.cache.disk.config import DiskTierConfig
-from s3stream_fs.cache.disk.tier import Claim, DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange
 
 LARGE = named("large", 3 << 30)
@@ -43,6 +45,24 @@ def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) ->
     async def put_soon(tier: DiskTier) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         put(tier, one_id)
+
+    trio.run(main)
+
+
+def test_what_another_process_wrote_before_it_left_is_found(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one:
+                async with open_disk_tier(config, "s3/bucket") as two:
+                    await know_each_other(one, two)
+                    assert not await check(one, object_id)  # looked up, and not there
+                    put(two, object_id)
+                while one.statistics().shared:
+                    await trio.lowlevel.checkpoint()
+                assert await check(one, object_id)
 
     trio.run(main)
 

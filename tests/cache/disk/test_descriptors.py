@@ -16,7 +16,8 @@ from disktiers import MIB, NO_RESERVE, check, named, nothing, put, run
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ReadBuffers
 from s3stream_fs.cache.disk.files import DataFile, Descriptors
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.opening import open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange
 
 

@@ -35,9 +35,10 @@ from disktiers import (
 from s3stream_fs.cache.disk.catalog import Catalog
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import Selection
+from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.disk.policy import SEGMENT_NBYTES, WHOLE_NBYTES, Policy
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.rows import Selection
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.errors import UsageError
 from s3stream_fs.types import BLOCK_BYTES, ByteRange, ObjectId
 

@@ -16,7 +16,7 @@ from disktiers import named, nothing, run
 from s3stream_fs.cache.disk.files import file_name
 from s3stream_fs.cache.disk.filter import SHARDS, Filter, key_of, load
 from s3stream_fs.cache.disk.folder import CacheFolder
-from s3stream_fs.cache.disk.index import Written
+from s3stream_fs.cache.disk.rows import Written
 from s3stream_fs.types import ByteRange
 
 keys = st.one_of(

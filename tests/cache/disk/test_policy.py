@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s3stream_fs.cache.disk.eviction import IDLE_MS, eviction_of
-from s3stream_fs.cache.disk.index import BlockIndex, Selection, Written
+from s3stream_fs.cache.disk.index import BlockIndex
 from s3stream_fs.cache.disk.policy import (
     SEGMENT_NBYTES,
     WHOLE_NBYTES,
@@ -19,6 +19,7 @@ from s3stream_fs.cache.disk.policy import (
     Reserve,
     file_range,
 )
+from s3stream_fs.cache.disk.rows import Selection, Written
 from s3stream_fs.types import ByteRange, ObjectId
 
 NFILES = 1000

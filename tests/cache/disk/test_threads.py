@@ -18,8 +18,9 @@ import trio.testing
 from disks import HangingDisk, can_hang, hanging_disk_at
 from disktiers import MIB, NO_RESERVE, check, missing, named, put, run, until
 from s3stream_fs.cache.disk.config import DiskTierConfig
+from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.disk.policy import WHOLE_NBYTES
-from s3stream_fs.cache.disk.tier import DiskTier, open_disk_tier
+from s3stream_fs.cache.disk.tier import DiskTier
 from s3stream_fs.types import ByteRange, ObjectId
 
 MAY_NOT_BLOCK = frozenset({"preadv", "cpu_count", "getpid", "urandom", "eventfd_write", "write", "read", "fspath"})
