@@ -340,6 +340,14 @@ class DiskTier:
             for whole, inside in _files_of(object_id, byte_range):
                 self._writer.release(self._record(object_id, whole), inside)
 
+    def split_claim_nowait(self, object_id: ObjectId, byte_range: ByteRange, at: int) -> None:
+        """What was claimed at once may be written or released in two: up to the block-aligned ``at``, and beyond."""
+        if self._folder is not None and self._folder.claims.any_held and self.enabled:
+            for whole, inside in _files_of(object_id, byte_range):
+                if inside.start < at < inside.stop:
+                    record = self._record(object_id, whole)
+                    self._folder.claims.split(record.name, record.inside(inside), at - whole.start)
+
     async def wait_for_claim(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
         """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long; ON_DISK, and nothing
         is claimed, where another process has brought all of it.
@@ -353,7 +361,7 @@ class DiskTier:
                 return claim
             await trio.sleep(pause)
             pause = min(2 * pause, _CLAIM_MOST_PAUSE_SECONDS)
-        if self.shared:
+        if self.shared and self.enabled:
             await self.learn(object_id, byte_range, again=True)  # others may have ended between a look and the claim
             if self.has_nowait(object_id, byte_range):
                 self.release_nowait(object_id, byte_range)
