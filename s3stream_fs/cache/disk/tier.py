@@ -356,7 +356,12 @@ class DiskTier:
         """
         pause = _CLAIM_PAUSE_SECONDS
         give_up_at = trio.current_time() + _CLAIM_SECONDS
-        while (claim := self.claim_nowait(object_id, byte_range)) is Claim.THEIRS:
+        while True:
+            # Whoever gave it up has released already what was claimed.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            claim = self.claim_nowait(object_id, byte_range)
+            if claim is not Claim.THEIRS:
+                break
             if trio.current_time() >= give_up_at:
                 return claim
             await trio.sleep(pause)

@@ -55,6 +55,21 @@ def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) ->
     trio.run(main)
 
 
+def test_who_gave_up_before_it_began_claims_nothing(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+            await know_each_other(one, two)
+            with trio.CancelScope() as given_up:
+                given_up.cancel()
+                await one.wait_for_claim(object_id, object_id.whole)
+            assert two.claim_nowait(object_id, object_id.whole) is Claim.MINE
+
+    trio.run(main)
+
+
 def test_claims_end_with_their_process_and_after_a_while(tmp_path: Path) -> None:
     object_id = named("one")
 
