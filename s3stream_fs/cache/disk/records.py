@@ -74,6 +74,11 @@ class Records:
         self._at_hand.clear()
         self._live.clear()
 
+    def doubt(self) -> None:
+        """Of no file it is known any more that the index has nothing else of it."""
+        for record in (*self._live.values(), *list(self._dirty.values())):
+            record.known = False
+
     def changes(self) -> Iterator[tuple[str, bool]]:
         """Names of files that were committed (True) or evicted since this was asked for."""
         while self._changes:

@@ -477,6 +477,7 @@ class DiskTier:
         if self._is_filter_due:
             self._drop_filter()
             if not self.shared:
+                self._records.doubt()  # others may have written until they left
                 self._load_filter()
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from disktiers import MIB, NO_RESERVE, RETRY_SECONDS, check, content, named, put, run
+from disktiers import MIB, NO_RESERVE, RETRY_SECONDS, check, content, named, put, run, until
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.tier import Claim, DiskTier, open_disk_tier
 from s3stream_fs.cache.memory.tier import MemoryTier
@@ -103,6 +103,23 @@ def test_claims_are_of_blocks_also_across_segments(tmp_path: Path) -> None:
                 assert two.claim_nowait(LARGE, ByteRange(border, border + 2 * MIB)) is Claim.MINE
                 # What could not be had as a whole was not kept in part.
                 assert one.claim_nowait(LARGE, ByteRange(border + 2 * MIB, border + 3 * MIB)) is Claim.MINE
+
+    trio.run(main)
+
+
+def test_what_another_process_has_written_is_found_once_it_has_left(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one:
+                async with open_disk_tier(config, "s3/bucket") as two:
+                    await know_each_other(one, two)
+                    assert not await check(one, object_id)
+                    put(two, object_id)
+                await until(lambda: not one.statistics().shared)
+                assert await check(one, object_id)
 
     trio.run(main)
 
