@@ -310,6 +310,7 @@ class Scheduler:
         kept = part.kept()
         rest = part.byte_range if kept is None else ByteRange(kept.byte_range.stop, part.byte_range.stop)
         if kept is not None:
+            self._disk.split_claim_nowait(part.object_id, part.byte_range, rest.start)
             self.saver.take(kept, hold=flight.priority is not Priority.WARM)
             self.flights.forget(flight, kept.byte_range)
         flight.go_on_with(Part(part.object_id, rest))

@@ -7,6 +7,7 @@ import logging
 import random
 import ssl
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ import trio
 from authority import Authority
 from loopback import Answer, Request
 from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.store import Deliver
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
 from s3stream_fs.store.s3 import checker
+from s3stream_fs.store.s3.checker import Checker
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
 from s3stream_fs.store.s3.digests import Digests, Verdict
@@ -304,3 +307,22 @@ def test_a_store_is_not_checked_any_more_once_too_many_etags_are_no_digests(nrig
         assert digests.checking, number
         digests.judge(A, B, B)
     assert not digests.checking
+
+
+def test_bytes_of_a_body_that_was_cut_do_not_wait_for_the_collector() -> None:
+    async def get(_: ObjectId, span: ByteRange, deliver: Deliver) -> None:
+        deliver(memoryview(pieces.pop()))
+        raise StoreUnavailable("cut")
+
+    async def main() -> None:
+        with Checker(checking=True) as checker, pytest.raises(StoreUnavailable) as failure:
+            await checker.get(known("plain/0"), ByteRange(0, 100_000), lambda _: None, get)
+        assert failure.value.__traceback__ is not None  # whoever keeps the error
+        assert gone() is None
+
+    class Piece(bytearray):
+        """Can be watched."""
+
+    pieces = [Piece(50_000)]
+    gone = weakref.ref(pieces[0])
+    trio.run(main)

@@ -34,7 +34,8 @@ class Allowance:
             if self._used_nbytes + nbytes <= self._granted_nbytes:
                 self._used_nbytes += nbytes
                 return True
-            asked = self._wanted_nbytes > self._granted_nbytes
+            # Where all that may be is granted, to wake the writer each time would keep it busy.
+            asked = self._wanted_nbytes > self._granted_nbytes or self._granted_nbytes >= self._limit_nbytes
             self._wanted_nbytes = min(self._used_nbytes + nbytes, self._limit_nbytes)
         if not asked:
             self._wake_writer()
@@ -49,7 +50,7 @@ class Allowance:
     def held(self, nbytes: int) -> Iterator[bool]:
         """Whether so many bytes may be used meanwhile. May wait for the writer: for a thread of its own."""
         taken = self.take_nowait(nbytes)
-        if not taken:
+        if not taken and self._used_nbytes + nbytes <= self._limit_nbytes:
             with self._changed:
                 self._changed.wait_for(lambda: self._used_nbytes + nbytes <= self._granted_nbytes, _WAIT_SECONDS)
             taken = self.take_nowait(nbytes)

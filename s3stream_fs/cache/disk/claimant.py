@@ -69,17 +69,32 @@ class Claimant:
             for whole, inside in files_of(object_id, byte_range):
                 self._releaser.release(self._knowledge.record(object_id, whole), inside)
 
+    def split_nowait(self, object_id: ObjectId, byte_range: ByteRange, at: int) -> None:
+        """What was claimed at once may be written or released in two: up to the block-aligned ``at``, and beyond."""
+        folder = self._knowledge.folder
+        if folder is None or not folder.claims.any_held or not self._knowledge.enabled:
+            return
+        for whole, inside in files_of(object_id, byte_range):
+            if inside.start < at < inside.stop:
+                record = self._knowledge.record(object_id, whole)
+                folder.claims.split(record.name, record.inside(inside), at - whole.start)
+
     async def wait_for_claim(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
         """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long; ON_DISK, and nothing
         is claimed, where another process has brought all of it."""
         pause = _PAUSE_SECONDS
         give_up_at = trio.current_time() + _GIVE_UP_SECONDS
-        while (claim := self.claim_nowait(object_id, byte_range)) is Claim.THEIRS:
+        while True:
+            # Whoever gave it up has released already what was claimed.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            claim = self.claim_nowait(object_id, byte_range)
+            if claim is not Claim.THEIRS:
+                break
             if trio.current_time() >= give_up_at:
                 return claim
             await trio.sleep(pause)
             pause = min(2 * pause, _MOST_PAUSE_SECONDS)
-        if self._knowledge.shared:
+        if self._knowledge.shared and self._knowledge.enabled:
             # Others may have ended between a look and the claim.
             await self._learner.learn(object_id, byte_range, again=True)
             if self._knowledge.has_nowait(object_id, byte_range):

@@ -86,6 +86,14 @@ class Claims:
             self._held.discard(span)
             self._lock(fcntl.F_UNLCK, *span)
 
+    def split(self, name: str, inside: ByteRange, at: int) -> None:
+        """What was claimed at once may be released in two: up to ``at``, and from there on. Bytes of a data file."""
+        span = _span(name, inside)
+        if span in self._held and inside.start < at < inside.stop:
+            self._held.add(_span(name, ByteRange(inside.start, at)))
+            self._held.add(_span(name, ByteRange(at, inside.stop)))
+            self._held.discard(span)
+
     def _lock(self, kind: int, start: int, length: int) -> None:
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0))
 

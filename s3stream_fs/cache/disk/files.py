@@ -82,7 +82,8 @@ class Descriptors:
                 fd = self._ended.popleft()
             except IndexError:  # another thread had it
                 return
-            os.close(fd)
+            with contextlib.suppress(OSError):  # of what was written before: it is closed all the same
+                os.close(fd)
             with self._lock:
                 self._count -= 1
 

@@ -84,7 +84,7 @@ class Lookups:
                 if reading is not None:
                     reading.begin(file)  # so that the disk is at it while the index is asked
             except OSError as error:
-                fault = error
+                fault = error.with_traceback(None)  # else it names this frame, and both wait for the collector
             with self._index(folder) as index:
                 packed = index.find(name, object_id)
             if packed is None:

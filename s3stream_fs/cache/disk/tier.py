@@ -164,6 +164,10 @@ class DiskTier:
         """What was claimed is not going to be written, for now."""
         self._claimant.release_nowait(object_id, byte_range)
 
+    def split_claim_nowait(self, object_id: ObjectId, byte_range: ByteRange, at: int) -> None:
+        """What was claimed at once may be written or released in two: up to the block-aligned ``at``, and beyond."""
+        self._claimant.split_nowait(object_id, byte_range, at)
+
     async def wait_for_claim(self, object_id: ObjectId, byte_range: ByteRange) -> Claim:
         """Wait, for a while, until nobody else is fetching this. THEIRS where that takes too long; ON_DISK, and nothing
         is claimed, where another process has brought all of it.

@@ -303,7 +303,8 @@ class Writer:
 
     def _tend(self) -> None:
         """Twice a second: keep the reserve free, and tidy up a little."""
-        removed = [one.name for one in self._records.open_ones() if one.file is not None and not one.file.on_disk()[1]]
+        # Trio's thread may let go of a file at any time.
+        removed = [one.name for one in self._records.open_ones() if (file := one.file) and not file.on_disk()[1]]
         for name in removed:  # by another process: its bytes take room until it is closed
             self._records.evict(name)
         if removed:

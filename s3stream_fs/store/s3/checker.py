@@ -104,6 +104,7 @@ class Checker:
         except StoreError:
             if body.pieces:
                 self._cuts[object_id] = self._cuts.get(object_id, 0) + 1
+                body.pieces.clear()  # or the error would hold them, until the collector of cycles comes
             raise
         return None if body.handed_over else body
 

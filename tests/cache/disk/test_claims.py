@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import trio
 import trio.testing
 
-from disktiers import MIB, NO_RESERVE, check, named, put, run
+from disktiers import MIB, NO_RESERVE, RETRY_SECONDS, check, content, named, put, run, until
 from s3stream_fs.cache.disk.claims import Claim
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.types import ByteRange
+from s3stream_fs.cache.memory.tier import MemoryTier
+from s3stream_fs.fetch.fetcher import Fetcher
+from s3stream_fs.fetch.scheduler import FetchConfig
+from s3stream_fs.store import Deliver
+from s3stream_fs.store.congestion import Congestion
+from s3stream_fs.store.memory import MemoryStore
+from s3stream_fs.types import ByteRange, ObjectId
 
 LARGE = named("large", 3 << 30)
 """In segments of 64 MiB, each a file of its own."""
@@ -49,20 +57,17 @@ def test_what_another_process_fetches_is_waited_for_and_found(tmp_path: Path) ->
     trio.run(main)
 
 
-def test_what_another_process_wrote_before_it_left_is_found(tmp_path: Path) -> None:
+def test_who_gave_up_before_it_began_claims_nothing(tmp_path: Path) -> None:
     object_id = named("one")
 
     async def main() -> None:
         config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
-        with trio.fail_after(30):
-            async with open_disk_tier(config, "s3/bucket") as one:
-                async with open_disk_tier(config, "s3/bucket") as two:
-                    await know_each_other(one, two)
-                    assert not await check(one, object_id)  # looked up, and not there
-                    put(two, object_id)
-                while one.statistics().shared:
-                    await trio.lowlevel.checkpoint()
-                assert await check(one, object_id)
+        async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+            await know_each_other(one, two)
+            with trio.CancelScope() as given_up:
+                given_up.cancel()
+                await one.wait_for_claim(object_id, object_id.whole)
+            assert two.claim_nowait(object_id, object_id.whole) is Claim.MINE
 
     trio.run(main)
 
@@ -104,6 +109,23 @@ def test_claims_are_of_blocks_also_across_segments(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_what_another_process_has_written_is_found_once_it_has_left(tmp_path: Path) -> None:
+    object_id = named("one")
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one:
+                async with open_disk_tier(config, "s3/bucket") as two:
+                    await know_each_other(one, two)
+                    assert not await check(one, object_id)
+                    put(two, object_id)
+                await until(lambda: not one.statistics().shared)
+                assert await check(one, object_id)
+
+    trio.run(main)
+
+
 def test_alone_nothing_is_claimed(tmp_path: Path) -> None:
     async def case(tier: DiskTier) -> None:
         inode = (tmp_path / "blocks" / "fetching.lock").stat().st_ino
@@ -111,6 +133,61 @@ def test_alone_nothing_is_claimed(tmp_path: Path) -> None:
         assert kinds_of_locks(inode) == ["READ"]  # only that somebody is here
 
     run(tmp_path, case)
+
+
+def test_nothing_of_a_get_that_was_given_up_half_way_stays_claimed(tmp_path: Path) -> None:
+    object_id = named("one", 8 * MIB)
+
+    class Stalling(MemoryStore):
+        async def get_range(self, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
+            deliver(memoryview(content(object_id))[: 3 * MIB])
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE)
+        with trio.fail_after(30):
+            async with (
+                open_disk_tier(config, "s3/bucket") as one,
+                open_disk_tier(config, "s3/bucket") as two,
+                trio.open_nursery() as nursery,
+            ):
+                await know_each_other(one, two)
+                fetcher = Fetcher(Stalling(), MemoryTier(64 * MIB), one, FetchConfig(), Congestion(8), nursery)
+                with trio.move_on_after(0.2):
+                    await fetcher.get(object_id, object_id.whole, object_id.whole, (), 8 * MIB)
+                assert await one.flush()
+                assert await two.wait_for_claim(object_id, ByteRange(0, 3 * MIB)) is Claim.ON_DISK
+                assert two.claim_nowait(object_id, ByteRange(3 * MIB, 8 * MIB)) is Claim.MINE
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_damaged_index_of_a_shared_folder_is_made_anew_however_much_is_fetched(tmp_path: Path) -> None:
+    async def main() -> None:
+        config = DiskTierConfig(tmp_path, 1 << 30, NO_RESERVE, retry_seconds=RETRY_SECONDS)
+        with trio.fail_after(30):
+            async with open_disk_tier(config, "s3/bucket") as one, open_disk_tier(config, "s3/bucket") as two:
+                for number in range(200):
+                    put(one, named(str(number)))
+                assert await one.flush()
+                await know_each_other(one, two)
+                index = tmp_path / "blocks" / "index.sqlite"
+                with closing(sqlite3.connect(index)) as db:
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                with index.open("r+b") as file:
+                    file.seek(4096)
+                    file.write(b"\xa5" * (index.stat().st_size - 4096))
+                was = index.stat().st_ino
+                number = 0
+                while index.stat().st_ino == was or not one.statistics().enabled:
+                    object_id = named(f"more {number}")
+                    await one.wait_for_claim(object_id, object_id.whole)
+                    put(one, object_id)
+                    await trio.sleep(RETRY_SECONDS / 10)
+                    number += 1
+
+    trio.run(main)
 
 
 def kinds_of_locks(inode: int) -> list[str]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import resource
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from disktiers import MIB, NO_RESERVE, check, named, nothing, put, run
 from s3stream_fs.cache.disk.config import DiskTierConfig
 from s3stream_fs.cache.disk.direct import ReadBuffers
 from s3stream_fs.cache.disk.files import DataFile, Descriptors
+from s3stream_fs.cache.disk.folder import CacheFolder
+from s3stream_fs.cache.disk.lookups import Lookups, Reading
 from s3stream_fs.cache.disk.opening import open_disk_tier
 from s3stream_fs.cache.disk.tier import DiskTier
-from s3stream_fs.types import ByteRange
+from s3stream_fs.types import BLOCK_BYTES, ByteRange
 
 
 def data_files_open(folder: Path) -> int:
@@ -75,6 +81,41 @@ def test_a_file_is_opened_once_more_by_one_of_those_who_want_it(tmp_path: Path) 
     del file, read
     descriptors.close_ended()
     assert len(descriptors) == 0
+
+
+def test_an_error_of_close_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def close_and_complain(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EDQUOT, "what was written before has no room")
+
+    close = os.close
+    descriptors = Descriptors()
+    for _ in range(3):
+        DataFile(os.open("/dev/null", os.O_RDONLY), descriptors)
+    monkeypatch.setattr(os, "close", close_and_complain)
+    descriptors.close_ended()
+    assert len(descriptors) == 0
+
+
+def test_a_look_for_what_is_not_there_leaves_its_buffer_to_nobody(tmp_path: Path) -> None:
+    async def case(tier: DiskTier) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            buffer = memoryview(bytearray(BLOCK_BYTES))
+            gone = weakref.ref(buffer)
+            object_id = named("none", BLOCK_BYTES)
+            reading = Reading(object_id.whole, buffer, direct=False, once=False)
+            folder = CacheFolder(tmp_path)
+            found = Lookups(folder).find("0" * 32, object_id, object_id.whole, object_id.whole, reading)
+            folder.close()
+            assert found.checksums is None
+            del buffer, reading
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    run(tmp_path, case)
 
 
 @contextmanager

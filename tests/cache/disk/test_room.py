@@ -18,6 +18,7 @@ import trio
 
 from disks import btrfs_at, ext4_at, fill_up
 from disktiers import MIB, back, check, named, on_disk, put, run, until
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.folder import CacheFolder
 from s3stream_fs.cache.disk.policy import Policy, Reserve
 from s3stream_fs.cache.disk.tier import DiskTier
@@ -171,6 +172,7 @@ def test_a_disk_without_a_byte_left_is_given_some_back(tmp_path: Path, caplog: p
 HOLDER = """
 import sys, time
 from pathlib import Path
+from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.cache.disk.folder import CacheFolder
 folder = CacheFolder(Path(sys.argv[1]))
 with folder.locked(lambda: False):
@@ -413,3 +415,22 @@ def test_an_index_with_a_log_is_taken_over_on_btrfs(tmp_path: Path) -> None:
         with closing(sqlite3.connect(folder / "cache/blocks/index.sqlite")) as db:
             assert db.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
         run(folder / "cache", look)
+
+
+def test_what_can_never_be_allowed_is_not_waited_for_and_wakes_nobody() -> None:
+    woken = 0
+
+    def wake() -> None:
+        nonlocal woken
+        woken += 1
+
+    allowance = Allowance(1000, 0, wake)
+    began = time.monotonic()
+    with allowance.held(1001) as held:
+        assert not held
+    assert time.monotonic() < began + 1
+    allowance.grant(1000)
+    woken = 0
+    assert allowance.take_nowait(1000)
+    assert not any(allowance.take_nowait(10) for _ in range(10))
+    assert woken == 0
