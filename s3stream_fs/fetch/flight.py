@@ -159,7 +159,7 @@ class Flight:
 
     def land(self, error: StoreError | None) -> None:
         self.state = FlightState.LANDED
-        self.error = error
+        self.error = error and error.again()  # without the traceback, which holds this flight
         self._changed.unpark_all()
 
     async def wait(self, start: int, stop: int) -> bool:

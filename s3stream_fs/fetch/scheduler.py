@@ -245,6 +245,7 @@ class Scheduler:
                 self._congestion.on_throttled(trio.current_time())
             if flight.ended(attempt):
                 self._over(flight, error)
+            error = None  # its traceback holds this frame, and with that the bytes, until the collector of cycles comes
 
     def _over(self, flight: Flight, error: StoreError | None) -> None:
         """The last GET of a try is over, or the one that brought its bytes."""

@@ -239,10 +239,13 @@ class DataFiles:
         flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe in its place would wait for a writer
         # Without O_NOATIME a read from the page cache may note its time on the disk, and wait for it.
         fd = os.open(_path(name), flags | os.O_NOATIME, 0o600, dir_fd=self._fd)
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, f"{name} is not a regular file")
+        except BaseException:
             os.close(fd)
-            raise OSError(errno.EINVAL, f"{name} is not a regular file")
+            raise
         return DataFile(fd, self.descriptors, status.st_size)
 
     def exists(self, name: str) -> bool:

@@ -139,8 +139,8 @@ class Writer:
                 )
             self.broken = True
             self._off = str(error) or type(error).__name__
-            if isinstance(error, sqlite3.Error) and is_damage(error):
-                self._damaged_inode = self._there.writing.inode
+            if self.folder is not None and isinstance(error, sqlite3.Error) and is_damage(error):
+                self._damaged_inode = self.folder.writing.inode
             self._retry_at = time.monotonic() + self._config.retry_seconds
 
     def release(self, record: Record, byte_range: ByteRange) -> None:

@@ -214,12 +214,12 @@ class MemoryTier:
         self._parts_evicted += 1
         self._parts_held -= 1
         self._nbytes_held -= cost_nbytes(part)
-        blocks = self._by_object[part.object_id]
+        blocks = self._by_object.get(part.object_id)
         if blocks is part:
             del self._by_object[part.object_id]
+        if not isinstance(blocks, dict):
             return
-        assert isinstance(blocks, dict)
-        # A block fetched twice (its first copy was dropped half-way) belongs to the later part.
+        # A block fetched twice (its first copy was dropped half-way) belongs to the later part, which may be gone.
         take_blocks(blocks, part.byte_range, part)
         if not blocks:
             del self._by_object[part.object_id]

@@ -136,6 +136,19 @@ def test_part_read_to_its_end_is_evicted_first() -> None:
     assert tier.statistics().parts_evicted_unread == 0
 
 
+def test_of_blocks_that_came_twice_either_part_may_go_first() -> None:
+    tier = MemoryTier(cost(3, 3))
+    filled(tier, 0)
+    second = filled(tier, 0)
+    assert tier.find(OBJECT, 0) is second
+    assert bytes(tier.read(second, 0, BLOCK_BYTES))  # spent, so that it goes first
+    assert tier.reserve_nowait(cost(2, 2))
+    assert tier.find(OBJECT, 0) is None
+    tier.release(cost(2, 2))
+    assert tier.reserve_nowait(cost(3, 3))
+    assert tier.statistics().nbytes_held == 0
+
+
 def test_most_of_an_object_is_more_than_half_of_its_blocks() -> None:
     tier = MemoryTier(cost(100, 100))
     assert not tier.holds_most(OBJECT)
