@@ -167,10 +167,15 @@ class Soak:
         threads.append(threading.Thread(target=self._replace))
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(1.0)
-                self._tell()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(1.0)
+                    self._tell()
+        finally:
+            self._until = 0.0  # Ctrl-C ends it, too
+            for thread in threads:
+                thread.join()
         if sys.stderr.isatty():
             print(file=sys.stderr)
 
@@ -231,13 +236,13 @@ class Soak:
         try:
             possible: set[int] | None = None
             for offset in (start + run * nbytes for start in starts for run in range(runs)):
-                data = os.pread(fd, nbytes, offset)
+                data = pread(fd, min(nbytes, size - offset), offset)
                 if possible is None:  # what was replaced by now may have been read
                     possible = set(range(self._replaced.current(key, time.monotonic()) + 1))
-                possible = {version for version in possible if matches(key, offset, data, version)}
+                before, possible = possible, {one for one in possible if matches(key, offset, data, one)}
                 if not possible or len(data) != min(nbytes, size - offset):
                     seen["wrong"] += 1
-                    print(f"wrong bytes: {key} at {offset}", flush=True)
+                    print(f"wrong bytes: {key} at {offset}: {len(data)} bytes, of none of {sorted(before)}", flush=True)
                     return
                 if max(possible) < oldest:
                     seen["stale"] += 1
@@ -274,6 +279,14 @@ class Soak:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     answer.read()
             time.sleep(_REPLACE_SECONDS)
+
+
+def pread(fd: int, nbytes: int, offset: int) -> bytes:
+    """As many bytes as that, fewer only at the end: what comes before an error is a short read, and the error next."""
+    data = os.pread(fd, nbytes, offset)
+    while len(data) < nbytes and (more := os.pread(fd, nbytes - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 @contextmanager
