@@ -249,20 +249,28 @@ def test_bytes_that_are_no_rows() -> None:
             assert names == sorted(set(names))
 
 
-def test_a_disk_that_hangs_is_waited_for_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What it has is asked of the store meanwhile; once it is back, what was saved is found."""
-    hanging, over = threading.Event(), threading.Event()
+class HangingDisk:
+    """``room`` waits as a write to it would, from when ``hanging`` is set until ``over`` is."""
+
+    def __init__(self) -> None:
+        self.hanging = threading.Event()
+        self.over = threading.Event()
 
     @contextmanager
-    def room(_: int) -> Iterator[bool]:
-        hanging.set()
-        over.wait(60)
+    def room(self, _: int) -> Iterator[bool]:
+        self.hanging.set()
+        self.over.wait(60)
         yield True
 
+
+def test_a_disk_that_hangs_is_waited_for_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it has is asked of the store meanwhile; once it is back, what was saved is found."""
+    disk = HangingDisk()
+
     async def main() -> None:
-        async with open_archive(replace(config(tmp_path), room=room), TTL_SECONDS) as archive:
+        async with open_archive(replace(config(tmp_path), room=disk.room), TTL_SECONDS) as archive:
             archive.save_nowait(archived("new/"))
-            await trio.to_thread.run_sync(hanging.wait)
+            await trio.to_thread.run_sync(disk.hanging.wait)
             with trio.fail_after(20):
                 assert await archive.find("old/", TTL_SECONDS) is None
             before = trio.current_time()
@@ -270,7 +278,7 @@ def test_a_disk_that_hangs_is_waited_for_once(tmp_path: Path, caplog: pytest.Log
                 assert await archive.find("old/", TTL_SECONDS) is None
             assert trio.current_time() - before < 1  # the patience of one is 2 s
             assert archive.statistics().errors == 1
-            over.set()
+            disk.over.set()
 
     saved(config(tmp_path), archived("old/"))
     trio.run(main)
@@ -280,23 +288,17 @@ def test_a_disk_that_hangs_is_waited_for_once(tmp_path: Path, caplog: pytest.Log
 
 
 def test_an_end_does_not_wait_for_a_disk_that_hangs(tmp_path: Path) -> None:
-    hanging, over = threading.Event(), threading.Event()
-
-    @contextmanager
-    def room(_: int) -> Iterator[bool]:
-        hanging.set()
-        over.wait(60)
-        yield True
+    disk = HangingDisk()
 
     async def main() -> None:
-        async with open_archive(replace(config(tmp_path), room=room), TTL_SECONDS) as archive:
+        async with open_archive(replace(config(tmp_path), room=disk.room), TTL_SECONDS) as archive:
             archive.save_nowait(archived("new/"))
-            await trio.to_thread.run_sync(hanging.wait)
-        assert not over.is_set()
+            await trio.to_thread.run_sync(disk.hanging.wait)
+        assert not disk.over.is_set()
 
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(trio.run, main)
         try:
             ended.result(40)
         finally:
-            over.set()
+            disk.over.set()
