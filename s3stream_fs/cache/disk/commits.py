@@ -62,26 +62,27 @@ class Commits:
         room = self._room.make(wanted, spare, self._eviction)
         done: list[Done] = []
         refusal = self._room.short_of
-        for write in batch:
-            needed = write.wanted
-            if needed.nbytes > room.nbytes or needed.nfiles > room.nfiles:
-                continue
-            room = Amount(room.nbytes - needed.nbytes, room.nfiles - needed.nfiles)
-            try:
-                done.append(self._room.fitted(partial(self._write_one, write), needed.nbytes, spare, self._eviction))
-            except OSError as error:
-                if lacks_descriptors(error):
-                    refusal = NO_DESCRIPTORS
+        try:
+            for write in batch:
+                needed = write.wanted
+                if needed.nbytes > room.nbytes or needed.nfiles > room.nfiles:
                     continue
-                if not self._folder().is_full(error):
-                    raise
-                refusal = no_room(error)
-        if done:
-            try:
+                room = Amount(room.nbytes - needed.nbytes, room.nfiles - needed.nfiles)
+                job = partial(self._write_one, write)
+                try:
+                    done.append(self._room.fitted(job, needed.nbytes, spare, self._eviction))
+                except OSError as error:
+                    if lacks_descriptors(error):
+                        refusal = NO_DESCRIPTORS
+                        continue
+                    if not self._folder().is_full(error):
+                        raise
+                    refusal = no_room(error)
+            if done:
                 self._room.fitted(partial(self._commit, done), _LOG_NBYTES, spare, self._eviction)
-            except sqlite3.Error:
-                self._take_back(done)
-                raise
+        except (OSError, sqlite3.Error):
+            self._take_back(done)
+            raise
         return done, refusal
 
     def _note_start(self) -> None:

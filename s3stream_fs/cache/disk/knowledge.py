@@ -153,11 +153,6 @@ class Knowledge:
         """The checksums of those data files of an object of which all is known, by where they begin."""
         return {record.byte_range.start: record.checksums for record in self._records.of(object_id) if record.known}
 
-    def not_indexed(self, name: str, object_id: ObjectId, whole: ByteRange) -> None:
-        """The index has no such data file."""
-        if self._filter is not None and self._records.get(object_id, whole.start) is None:
-            self._filter.discard(key_of(name))
-
     def catch_up(self) -> None:
         """Take in what the writer has committed, evicted or opened anew meanwhile."""
         for name, there in self._records.changes():

@@ -123,8 +123,6 @@ class Learner:
             return None
         if lookups is not self._knowledge.lookups or not self._knowledge.enabled:
             return None  # it was another folder
-        if found.checksums is None:
-            self._knowledge.not_indexed(name, object_id, whole)
         record = self._knowledge.record(object_id, whole, name)
         if found.error is not None:
             self._faults.unreadable(record, found.error)

@@ -72,9 +72,11 @@ class WholeFiles:
         checksums = record.checksums
 
         def job() -> None:
-            with suppress(OSError):  # whoever reads it is told
-                _compare(file, len(record.byte_range), checksums, buffer)
-            self._comparing = False
+            try:
+                with suppress(OSError):  # whoever reads it is told
+                    _compare(file, len(record.byte_range), checksums, buffer)
+            finally:
+                self._comparing = False
 
         self._threads.begin_nowait(job)
 

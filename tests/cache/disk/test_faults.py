@@ -111,6 +111,26 @@ def test_errors_of_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert levels(caplog).count("ERROR") == 2, caplog.text
 
 
+def test_nothing_is_left_of_what_was_to_be_committed_with_a_file_that_fails(tmp_path: Path) -> None:
+    """Bytes that no row counts would take room until the folder is swept."""
+    good, bad = named("good", MIB), named("bad", MIB)
+
+    async def case(tier: DiskTier) -> None:
+        data_file(tmp_path, bad).mkdir(parents=True)
+        put(tier, good)
+        put(tier, bad)
+        await tier.flush()
+        assert not tier.statistics().enabled
+        assert not data_file(tmp_path, good).exists()
+        data_file(tmp_path, bad).rmdir()
+        await back(tier)
+        put(tier, good)
+        await tier.flush()
+        assert await check(tier, good)
+
+    run(tmp_path, case)
+
+
 def test_after_an_error_of_the_disk_the_kernel_is_handed_no_files(tmp_path: Path) -> None:
     """It would give the next error to whoever reads one, where a read through the tier is answered by the store."""
     victim, other = named("victim", MIB), named("other", MIB)
