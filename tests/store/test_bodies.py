@@ -17,6 +17,7 @@ import trio
 from loopback import Answer, Request
 from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.store.retry import RetryingStore, RetryPolicy
+from s3stream_fs.store.s3 import data
 from s3stream_fs.store.s3.config import S3Config
 from s3stream_fs.store.s3.connection import resolve
 from s3stream_fs.store.s3.pace import LEAST_NBYTES, Pace
@@ -130,8 +131,7 @@ def test_a_body_gets_on_however_often_it_is_cut(key: str, span: ByteRange) -> No
         got = bytearray()
 
         async def case(store: S3Store) -> None:
-            for _ in range(20):  # that bodies come fast is known
-                await store.get_range(version(key), ByteRange(0, MIB), lambda _: None)
+            await see_that_bodies_come_fast(store, key)
             policy = RetryPolicy(PATIENCE_SECONDS, base_seconds=0.001)
             await RetryingStore(store, policy).get_range(version(key), span, got.extend)
 
@@ -151,6 +151,70 @@ def test_what_came_before_a_cut_is_handed_over_but_for_a_piece(key: str) -> None
                     await store.get_range(version(key), version(key).whole, got.extend)
                 assert got == BODY[: len(got)]
                 assert 6 * MIB - lost_nbytes <= len(got) <= 6 * MIB
+
+        using(server, case)
+
+
+async def see_that_bodies_come_fast(store: S3Store, key: str) -> None:
+    for _ in range(20):
+        await store.get_range(version(key), ByteRange(0, MIB), lambda _: None)
+
+
+@pytest.mark.parametrize("span", [PART, ByteRange(0, MIB)], ids=["a part", "little"])
+def test_a_body_that_was_to_come_at_once_and_does_not_is_taken_in_pieces(
+    span: ByteRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that has no end, too, no more comes than there is time for."""
+    monkeypatch.setattr(data, "_AT_ONCE_SECONDS", 0.2)
+    waiting = threading.Event()  # is never set
+
+    def alter(_: Request, answer: Answer) -> Answer:
+        def body() -> Iterator[bytes]:
+            yield answer.body[:-1]
+            server.server.wait(waiting)
+
+        return sent(answer, body()) if hung else answer
+
+    with Large(alter) as server:
+        hung = False
+
+        async def case(store: S3Store) -> None:
+            nonlocal hung
+            await see_that_bodies_come_fast(store, DATA)
+            hung = True
+            with pytest.raises(StoreUnavailable, match=r"has not come within 0\.2 s"):
+                await store.get_range(version(DATA), span, lambda _: None)
+            got = bytearray()
+            with trio.move_on_after(0.5):
+                await store.get_range(version(DATA), span, got.extend)
+            assert len(got) >= len(span) - LEAST_NBYTES - 1
+            assert got == BODY[span.start :][: len(got)]
+
+        using(server, case)
+
+
+@left_generators
+@any_span
+@pytest.mark.parametrize("more", [-MIB, 1, MIB])
+def test_of_a_body_that_comes_at_once_the_length_is_checked(span: ByteRange, more: int) -> None:
+    def alter(request: Request, answer: Answer) -> Answer:
+        if not wrong:
+            return answer
+        whole = answer.body + bytes(max(more, 0))
+        return replace(answer, pieces=iter([whole[:MIB], whole[MIB : len(answer.body) + more]]))
+
+    with Large(alter) as server:
+        wrong = False
+
+        async def case(store: S3Store) -> None:
+            nonlocal wrong
+            await see_that_bodies_come_fast(store, DATA)
+            wrong = True
+            got = bytearray()
+            with pytest.raises(StoreUnavailable, match="instead of"):
+                await store.get_range(version(DATA), span, got.extend)
+            assert got == BODY[span.start :][: len(got)]
+            gc.collect()
 
         using(server, case)
 
@@ -255,6 +319,19 @@ def test_a_piece_is_what_comes_in_a_quarter_of_a_second(nbytes_per_second: float
     for nbytes in (300_000, 2_000_000, 3_500_000):
         pace.came(nbytes, nbytes / nbytes_per_second)
     assert pace.piece_nbytes(ANY) == pytest.approx(piece_nbytes, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("nbytes_per_second", "at_once"), [(1e6, LEAST_NBYTES), (4e6, 1_000_000), (30e6, 7 * MIB), (34e6, 8 * MIB)]
+)
+def test_what_comes_in_a_quarter_of_a_second_comes_at_once(nbytes_per_second: float, at_once: int) -> None:
+    pace = Pace()
+    assert not pace.comes_at_once(ANY, 1)
+    pace.came(MIB, MIB / nbytes_per_second)
+    assert pace.comes_at_once(ANY, min(at_once, int(nbytes_per_second / 4)))
+    assert not pace.comes_at_once(ANY, int(nbytes_per_second / 4) + 1)
+    pace.cut(ANY)
+    assert not pace.comes_at_once(ANY, 1)
 
 
 def test_a_link_that_becomes_slow_is_known_after_a_few_pieces() -> None:

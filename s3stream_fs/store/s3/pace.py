@@ -1,6 +1,9 @@
-"""In which pieces a body is asked for: large ones where bodies come fast, small ones where a cut would cost time. Pure.
+"""In which pieces a body is asked for: at once where bodies come fast, in small ones where a cut would cost time. Pure.
 
-A piece has to be whole before it is handed over, so what of it has come is lost with the connection.
+A piece has to be whole before it is handed over, so what of it has come is lost with the connection. A body that is
+asked for at once is the cheapest: obstore puts pieces together while it holds the interpreter's lock, 1 ms for each MiB
+of memory that was not used before, in which nobody else gets on. Two streams that begin together, 512 MiB: 440 to 505
+MiB/s in pieces of 3 MiB, 550 at once.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from cachetools import LRUCache
 from s3stream_fs.types import ObjectId
 
 _PIECE_SECONDS: Final = 0.25
-"""What a cut may cost, at the rate of the last bodies: from 12 MB/s per connection on, pieces are the largest."""
+"""What a cut may cost, at the rate of the last bodies: from 12 MB/s per connection on pieces are the largest, and from
+34 MB/s on parts of 8 MiB come at once."""
 
 LEAST_NBYTES: Final = 256 * 1024
 """Smaller pieces would wake trio's thread more often than what a cut costs is worth."""
@@ -57,6 +61,12 @@ class Pace:
         left = self._cut.pop(object_id, 0) - 1
         if left > 0:
             self._cut[object_id] = left
+
+    def comes_at_once(self, object_id: ObjectId, nbytes: int) -> bool:
+        """Whether a body of so many bytes is not worth being cut into pieces."""
+        if object_id in self._cut:
+            return False
+        return nbytes * self._seconds <= self._nbytes * _PIECE_SECONDS and self._nbytes > 0
 
     def piece_nbytes(self, object_id: ObjectId) -> int:
         """The least while nothing is known, and of what was cut, so that it gets on however often that happens."""
