@@ -63,7 +63,8 @@ class InodeTable:
     """The inodes that the kernel knows, with its count of references to each. A forgotten inode costs nothing.
 
     What an inode stands for lies where a listing keeps it, in ``Rows``, which therefore live as long as the kernel
-    knows one of them. The table itself takes 26 bytes for each.
+    knows one of them. The table itself takes 26 bytes for each. Whatever needs rows that are not in memory raises
+    Elsewhere, and has changed nothing then.
     """
 
     def __init__(self, root_prefix: str) -> None:
