@@ -353,12 +353,14 @@ class Listing:
         final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
         return None if final else Unknown.UNKNOWN
 
-    async def bring(self, name: bytes) -> None:
-        """Have in memory what ``find`` needs for a name, for whoever goes on from here without waiting. Where the disk
-        does not give it, the listing has failed."""
+    async def bring(self, name: bytes) -> bool:
+        """Have in memory what ``find`` lacked for a name, for whoever goes on from here without waiting. False where it
+        lacked nothing, or the disk does not give it: then the listing has failed."""
         piece = bisect_right(self._firsts, name) - 1
-        if piece >= 0 and not self._rows[piece].in_memory:
-            await self._bring(self._rows[piece])
+        if piece < 0 or self._rows[piece].in_memory:
+            return False
+        await self._bring(self._rows[piece])
+        return self.error is None
 
     async def _bring(self, rows: Rows) -> None:
         try:

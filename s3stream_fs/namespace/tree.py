@@ -295,8 +295,9 @@ class Tree:
                 # The first page takes as long as a question of our own. Later pages are not waited for: a directory
                 # of a million keys has a thousand of them.
                 await listing.wait_first_page()
-                await listing.bring(name)
                 row = listing.find(name)
+                if isinstance(row, Unknown) and await listing.bring(name):
+                    row = listing.find(name)
                 if row is None or (
                     not isinstance(row, Unknown) and self._outdated.believes(row.identity, listing.asked_at)
                 ):
@@ -351,8 +352,9 @@ class Tree:
         """What a listing says, however long it takes to come to the name. Raises what the listing fails with."""
         listing = self._listings.open(prefix)
         while True:
-            await listing.bring(name)
             row = listing.find(name)
+            if isinstance(row, Unknown) and await listing.bring(name):
+                row = listing.find(name)
             if not isinstance(row, Unknown):
                 return Answer(row, listing.fresh_until)
             nsettled = len(listing)

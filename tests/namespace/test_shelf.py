@@ -6,9 +6,8 @@ import gc
 import random
 import resource
 import signal
-import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.scratch import Scratch
 from s3stream_fs.namespace.shelf import Elsewhere, Shelf, Shelved, having, open_shelf
+from scratches import HangingScratch
 
 LIMIT = 100_000
 
@@ -81,29 +81,6 @@ def file_of_shelf() -> Path:
     return file
 
 
-class HangingScratch(Scratch):
-    """A scratch file whose disk hangs, and goes on, as it is told."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.writes_go_on = threading.Event()
-        self.reads_go_on = threading.Event()
-        self.writes_go_on.set()
-        self.reads_go_on.set()
-        self.writing = threading.Event()
-        self.places_read: list[int] = []
-
-    def write(self, pieces: Sequence[tuple[int, bytes]]) -> list[int]:
-        self.writing.set()
-        self.writes_go_on.wait(60)
-        return super().write(pieces)
-
-    def read(self, where: int, nbytes: int, checksum: int) -> bytes:
-        self.places_read.append(where)
-        self.reads_go_on.wait(60)
-        return super().read(where, nbytes, checksum)
-
-
 def run_hanging(case: Callable[[Shelf, HangingScratch], Awaitable[None]], folder: Path) -> None:
     """On a disk that can hang. It goes on at the end, so that no thread is left."""
 
@@ -114,8 +91,7 @@ def run_hanging(case: Callable[[Shelf, HangingScratch], Awaitable[None]], folder
                 with trio.fail_after(60):
                     await case(shelf, scratch)
             finally:
-                scratch.writes_go_on.set()
-                scratch.reads_go_on.set()
+                scratch.answer()
 
     trio.run(main)
 
@@ -447,8 +423,7 @@ def test_an_end_does_not_wait_for_a_disk_that_hangs(folder: Path) -> None:
     began = time.monotonic()
     trio.run(main)
     assert time.monotonic() - began < 20
-    scratch.writes_go_on.set()
-    scratch.reads_go_on.set()
+    scratch.answer()
 
 
 def test_nobody_writes_to_a_file_that_is_closed(folder: Path) -> None:
