@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.namespace import listings as listings_module
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.inodes import FileInode, InodeTable
@@ -201,7 +201,7 @@ def test_what_the_disk_has_lost_is_listed_again(tmp_path: Path) -> None:
         lost = next(folder for folder, listing in enumerate(known) if listing.find(b"%05d" % folder) is Unknown.UNKNOWN)
         assert listings.fresh(f"{lost}/") is known[lost]  # it might be brought
         await known[lost].bring(b"%05d" % lost)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(ObjectChanged):
             table.get(numbers[lost][0])
         assert listings.fresh(f"{lost}/") is None
         again = await complete(listings.open(f"{lost}/"))
