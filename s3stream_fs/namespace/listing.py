@@ -21,7 +21,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import NAME_MAX, Hidden, component, settled_before
 from s3stream_fs.namespace.rows import Row, Rows
-from s3stream_fs.namespace.shelf import Elsewhere, Shelf
+from s3stream_fs.namespace.shelf import UNREADABLE, Elsewhere, Shelf
 from s3stream_fs.types import ListPage, ObjectInfo
 
 _NEAR: Final = 100
@@ -371,7 +371,7 @@ class Listing:
     def lose_unreadable(self) -> None:
         """Have it fail where the disk does not give its first entries at present: somebody is about to read it."""
         if self._rows and self._rows[0].is_lost:
-            self._lose(StoreUnavailable("names cannot be read from the disk"))
+            self._lose(StoreUnavailable(UNREADABLE))
 
     def _position(self, name: bytes) -> int:
         piece = bisect_right(self._firsts, name) - 1

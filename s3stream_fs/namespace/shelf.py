@@ -45,6 +45,8 @@ _BATCH_NBYTES: Final = 4 * 1024**2
 _MARGIN: Final = 1 / 8
 """How far beyond its limit memory may be, as a share of it, while a disk that works is slower than names come."""
 
+UNREADABLE: Final = "names cannot be read from the disk"
+
 _CLOSE_SECONDS: Final = 2.0
 """For the file to be closed; the end of the process does it otherwise."""
 
@@ -102,9 +104,7 @@ class Shelved:
     @property
     def is_lost(self) -> bool:
         """Whether the disk does not give it at present."""
-        return (
-            self._data is None and self._shelf is not None and isinstance(self._shelf.missing(self), StoreUnavailable)
-        )
+        return self._data is None and self._shelf is not None and not self._shelf.gives(self)
 
     async def bring(self) -> None:
         """Have it in memory, for whoever goes on from here without waiting. Raises StoreUnavailable."""
@@ -131,10 +131,8 @@ async def having(job: Callable[[], T]) -> T:
                 piece = elsewhere.piece
             piece._held += 1
             held.append(piece)
-            try:
+            with suppress(StoreUnavailable):
                 await piece.bring()
-            except StoreUnavailable:
-                assert piece.is_lost
     finally:
         for piece in held:
             piece._held -= 1
@@ -201,19 +199,20 @@ class Shelf:
 
     def missing(self, piece: Shelved) -> S3StreamError:
         """What to raise where a piece is needed and not in memory."""
+        return Elsewhere(piece) if self.gives(piece) else StoreUnavailable(UNREADABLE)
+
+    def gives(self, piece: Shelved) -> bool:
+        """Whether a piece that is not in memory can be brought, as far as is known."""
         hanging = self._threads is not None and self._threads.hanging
-        if self._closed or hanging or time.monotonic() < piece._away_until:
-            return StoreUnavailable("names cannot be read from the disk")
-        return Elsewhere(piece)
+        return not self._closed and not hanging and time.monotonic() >= piece._away_until
 
     async def bring(self, piece: Shelved) -> None:
         """Have a piece in memory. Raises StoreUnavailable."""
         piece._held += 1
         try:
             while piece._data is None:
-                error = self.missing(piece)
-                if not isinstance(error, Elsewhere):
-                    raise error
+                if not self.gives(piece):
+                    raise StoreUnavailable(UNREADABLE)
                 under_way = self._reading.get(piece._where)
                 if under_way is None:
                     await self._read(piece)
@@ -291,7 +290,7 @@ class Shelf:
         except OSError as error:
             piece._away_until = time.monotonic() + _RETRY_SECONDS
             self._fail(error)
-            raise StoreUnavailable("names cannot be read from the disk") from None
+            raise StoreUnavailable(UNREADABLE) from None
         finally:
             del self._reading[where]
             done.set()
