@@ -94,21 +94,22 @@ class Shelved:
         data = self._data
         if data is None:
             assert self._shelf is not None
-            raise self._shelf.missing(self)
+            data = self._shelf.fetch_nowait(self)
         return data
 
     @property
     def in_memory(self) -> bool:
-        return self._data is not None
+        """Also if it was not before, and the kernel has its pages."""
+        return self._data is not None or (self._shelf is not None and self._shelf.is_at_hand(self))
 
     @property
     def is_lost(self) -> bool:
         """Whether the disk does not give it at present."""
-        return self._data is None and self._shelf is not None and not self._shelf.gives(self)
+        return not self.in_memory and self._shelf is not None and not self._shelf.gives(self)
 
     async def bring(self) -> None:
         """Have it in memory, for whoever goes on from here without waiting. Raises StoreUnavailable."""
-        if self._data is None:
+        if not self.in_memory:
             assert self._shelf is not None
             await self._shelf.bring(self)
 
@@ -197,9 +198,25 @@ class Shelf:
             while self._nbytes_leaving > 0 and self._writes and self.is_full:
                 await self._written.park()
 
-    def missing(self, piece: Shelved) -> S3StreamError:
-        """What to raise where a piece is needed and not in memory."""
-        return Elsewhere(piece) if self.gives(piece) else StoreUnavailable(UNREADABLE)
+    def fetch_nowait(self, piece: Shelved) -> bytes:
+        """A piece that is not in memory, if the kernel has its pages. Raises Elsewhere and StoreUnavailable."""
+        if not self.is_at_hand(piece):
+            raise Elsewhere(piece) if self.gives(piece) else StoreUnavailable(UNREADABLE)
+        assert piece._data is not None
+        return piece._data
+
+    def is_at_hand(self, piece: Shelved) -> bool:
+        """Whether the kernel has the pages of a piece that is not in memory: then it is from now on. 20 us for 60 KB,
+        where it takes a thread and a task 100 us to bring it."""
+        if self._scratch is None or self._closed:
+            return False
+        data = self._scratch.read_nowait(piece._where, piece.nbytes, piece._checksum)
+        if data is None:
+            return False
+        self._reads += 1
+        piece._data = data
+        self._hold(piece)
+        return True
 
     def gives(self, piece: Shelved) -> bool:
         """Whether a piece that is not in memory can be brought, as far as is known."""
@@ -210,7 +227,7 @@ class Shelf:
         """Have a piece in memory. Raises StoreUnavailable."""
         piece._held += 1
         try:
-            while piece._data is None:
+            while not piece.in_memory:
                 if not self.gives(piece):
                     raise StoreUnavailable(UNREADABLE)
                 under_way = self._reading.get(piece._where)
@@ -285,8 +302,10 @@ class Shelf:
         where = piece._where
         done = self._reading[where] = trio.Event()
         try:
-            piece._data = await self._threads.run(partial(self._scratch.read, where, piece.nbytes, piece._checksum))
-            self._hold(piece)
+            data = await self._threads.run(partial(self._scratch.read, where, piece.nbytes, piece._checksum))
+            if piece._data is None:  # nobody found its pages at hand meanwhile
+                piece._data = data
+                self._hold(piece)
         except OSError as error:
             piece._away_until = time.monotonic() + _RETRY_SECONDS
             self._fail(error)

@@ -35,8 +35,8 @@ from s3stream_fs.bindings.native.protocol import (
     padded,
 )
 from s3stream_fs.namespace.inodes import ROOT
-from s3stream_fs.namespace.scratch import Scratch
 from s3stream_fs.namespace.shelf import Elsewhere
+from scratches import HangingScratch
 
 NREQUESTS: Final = int(os.environ.get("S3STREAM_CHURN", "150000"))
 NDIRECTORIES: Final = 20
@@ -166,4 +166,6 @@ def test_what_lies_on_the_disk_is_forgotten_as_well(tmp_path: Path) -> None:
         assert statistics.errors == 0
 
     (tmp_path / "names").mkdir()
-    run_filesystem(tmp_path, case, ttl=0.5, real_time=True, scratch=Scratch(tmp_path / "names"), names_nbytes=30_000)
+    run_filesystem(
+        tmp_path, case, ttl=0.5, real_time=True, scratch=HangingScratch(tmp_path / "names"), names_nbytes=30_000
+    )

@@ -622,7 +622,7 @@ def test_everything_is_answered_of_names_that_lie_on_the_disk(tmp_path: Path) ->
         assert rig.store.count("LIST") == nlists
 
     (tmp_path / "names").mkdir()
-    run(tmp_path, case, scratch=Scratch(tmp_path / "names"), names_nbytes=50_000)
+    run(tmp_path, case, scratch=HangingScratch(tmp_path / "names"), names_nbytes=50_000)
 
 
 def test_a_disk_of_names_that_hangs_stops_nobody_else(tmp_path: Path) -> None:

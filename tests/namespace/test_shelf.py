@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import resource
 import signal
@@ -440,3 +441,22 @@ def test_nobody_writes_to_a_file_that_is_closed(folder: Path) -> None:
     for use in (partial(scratch.write, [(where, b"other")]), partial(scratch.read, where, 5, checksum)):
         with pytest.raises(OSError, match="closed"):
             use()
+
+
+def test_what_the_kernel_has_in_its_pages_needs_no_thread(folder: Path) -> None:
+    async def case(shelf: Shelf) -> None:
+        made = pieces(shelf, 100)
+        await until_within(shelf)
+        assert [piece.data for piece, _ in made] == [data for _, data in made]
+        await until_within(shelf)
+        with file_of_shelf().open("r+b") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        away = [piece for piece, _ in made if not piece._data]
+        assert len(away) > 50
+        with pytest.raises(Elsewhere):
+            _ = [piece.data for piece in away]
+        for piece, data in made:
+            assert await data_of(piece) == data
+
+    run(case, folder)
