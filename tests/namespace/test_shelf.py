@@ -17,6 +17,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from diskcalls import disk_calls_of_this_thread
 from s3stream_fs.cache.disk.allowance import Allowance
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.scratch import Scratch
@@ -117,6 +118,21 @@ def test_what_was_put_comes_back_within_the_limit(folder: Path) -> None:
 
     run(case, folder)
     assert not list(folder.iterdir())
+
+
+def test_trios_thread_asks_no_disk(folder: Path) -> None:
+    async def main(scratch: Scratch) -> None:
+        with disk_calls_of_this_thread() as calls:
+            async with open_shelf(scratch, LIMIT) as shelf:
+                made = pieces(shelf, 100)
+                await until_within(shelf)
+                for piece, data in made:
+                    assert await data_of(piece) == data
+                assert shelf.statistics().reads > 50
+        assert calls == {}
+
+    for scratch in (Scratch(folder), HangingScratch(folder)):
+        trio.run(main, scratch)
 
 
 def test_what_is_used_stays_in_memory(folder: Path) -> None:
