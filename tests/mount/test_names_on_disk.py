@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from filesystems import Rig, run_filesystem
-from s3stream_fs.bindings import native_binding
+from s3stream_fs.bindings import native_binding, pyfuse3_binding
 from s3stream_fs.bindings.device import MountOptions
 from s3stream_fs.bindings.native.opening import Opening, OpenMode
 from scratches import HangingScratch
@@ -19,7 +19,7 @@ from scratches import HangingScratch
 NDIRECTORIES, NFILES = 20, 300
 
 
-def test_a_path_leads_to_its_file_though_the_disk_of_names_hangs(tmp_path: Path) -> None:
+def test_a_path_leads_to_its_file_though_the_disk_of_names_hangs(tmp_path: Path, binding: str) -> None:
     for folder in ("cache", "names", "mount"):
         (tmp_path / folder).mkdir()
     mountpoint = tmp_path / "mount"
@@ -42,10 +42,11 @@ def test_a_path_leads_to_its_file_though_the_disk_of_names_hangs(tmp_path: Path)
                 rig.store.put(f"{path.name}/{file:03}", b"bytes")
         options = MountOptions("names", allow_other=False)
         opening = Opening(OpenMode.AUTO, unasked_is_safe=False)
-        async with (
-            native_binding.mounted(rig.filesystem, mountpoint, options, opening, frozen=False) as session,
-            trio.open_nursery() as nursery,
-        ):
+        if binding == "native":
+            mounting = native_binding.mounted(rig.filesystem, mountpoint, options, opening, frozen=False)
+        else:
+            mounting = pyfuse3_binding.mounted(rig.filesystem, mountpoint, options)
+        async with mounting as session, trio.open_nursery() as nursery:
             nursery.start_soon(session.serve)
             await session.wait_ready()
             with trio.fail_after(60):
