@@ -49,7 +49,8 @@ from s3stream_fs.filesystem.filesystem import FileSystem, FileSystemConfig
 from s3stream_fs.filesystem.warming import Warming
 from s3stream_fs.namespace.archive import Archive, ArchiveConfig, open_archive
 from s3stream_fs.namespace.inodes import InodeTable
-from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.scratch import Scratch
+from s3stream_fs.namespace.shelf import open_shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.reading.reader import Reader
 from s3stream_fs.reading.stream import ReadAheadConfig
@@ -156,8 +157,8 @@ async def _serve(
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(s3.keep_credentials)
         memory = MemoryTier(parts_nbytes(config.memory_limit_nbytes))
-        shelf = Shelf(config.disk.directory, _NAMES_NBYTES, disk.allow(_NAMES_FRACTION, _NAMES_AHEAD_NBYTES))
-        stack.callback(shelf.close)
+        scratch = Scratch(config.disk.directory, disk.allow(_NAMES_FRACTION, _NAMES_AHEAD_NBYTES))
+        shelf = await stack.enter_async_context(open_shelf(scratch, _NAMES_NBYTES))
         archive = await stack.enter_async_context(_archive(config, disk, space))
         tree = Tree(
             store,

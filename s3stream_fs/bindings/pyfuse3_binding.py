@@ -10,8 +10,9 @@ import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -24,6 +25,7 @@ from s3stream_fs.errors import S3StreamError, UsageError, errno_of
 from s3stream_fs.filesystem.attributes import CAPACITY, PREFERRED_IO_NBYTES
 from s3stream_fs.filesystem.filesystem import FileSystem, Found
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.shelf import Elsewhere, having
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +87,11 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return _entry(self._filesystem.getattr(inode))
+        return _entry(await having(partial(self._filesystem.getattr, inode)))
 
     @_answered
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        self._filesystem.open(inode)
+        await having(partial(self._filesystem.open, inode))
         self._open_counts[inode] = self._open_counts.get(inode, 0) + 1
         # The content of an inode never changes, so the kernel may keep its pages from one open to the next.
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
@@ -113,7 +115,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
-        listing = self._filesystem.open_directory(inode)
+        listing = await having(partial(self._filesystem.open_directory, inode))
         handle = self._next_handle
         self._next_handle += 1
         self._listings[handle] = (inode, listing)
@@ -123,7 +125,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         inode, listing = self._listings[fh]
         position = start_id
-        here = _entry(self._filesystem.getattr(inode))
+        here = _entry(await having(partial(self._filesystem.getattr, inode)))
         for dot in (b".", b"..")[start_id:]:
             position += 1
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dot), here, position):
@@ -133,14 +135,15 @@ class Operations(pyfuse3.Operations):
         valid_seconds = self._filesystem.seconds_valid(listing.fresh_until)
         listing.check(position - 2)
         # What is known goes out now; the kernel comes back for the rest.
-        for row in listing.rows_nowait(position - 2):
-            attributes = self._filesystem.show(row)
-            certain = self._filesystem.is_certain(listing, row)
-            shown = _entry(Found(attributes, valid_seconds if certain else 0.0))
-            position += 1
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(row.name), shown, position):
-                self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it
-                return
+        with suppress(Elsewhere):  # behind the first one, which is in memory
+            for row in listing.rows_nowait(position - 2):
+                attributes = await having(partial(self._filesystem.show, row))
+                certain = self._filesystem.is_certain(listing, row)
+                shown = _entry(Found(attributes, valid_seconds if certain else 0.0))
+                position += 1
+                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(row.name), shown, position):
+                    self._filesystem.forget(attributes.inode, 1)  # there was no room left to tell of it
+                    return
 
     @_answered
     async def releasedir(self, fh: int) -> None:
@@ -164,7 +167,8 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        return [pyfuse3.XAttrNameT(name) for name in self._filesystem.xattr_names(inode)]
+        names = await having(partial(self._filesystem.xattr_names, inode))
+        return [pyfuse3.XAttrNameT(name) for name in names]
 
     async def _refuse(self, *args: Any) -> Any:
         """Every operation that would change anything. The mount is also read-only for the kernel, which asks rarely."""

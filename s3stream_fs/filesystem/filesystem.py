@@ -2,7 +2,8 @@
 
 Owns what the mount means: which inode a name leads to, what stat and xattrs say, who may open what, and that no
 operation outlasts its deadline. Reads are by inode and not by handle, so a binding may leave out OPEN altogether.
-Raises errors.S3StreamError and nothing else; a binding turns that into an errno.
+Raises errors.S3StreamError and nothing else; a binding turns that into an errno. What does not wait raises Elsewhere
+where it takes a name that is not in memory: a binding has it brought (``shelf.having``) and asks again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -36,6 +38,7 @@ from s3stream_fs.namespace.keys import NAME_MAX
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.refresh import RefreshProgress
 from s3stream_fs.namespace.rows import Row
+from s3stream_fs.namespace.shelf import Elsewhere, having
 from s3stream_fs.namespace.tree import Answer, Tree
 from s3stream_fs.reading.reader import Reader
 
@@ -107,12 +110,12 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Found:
         """What a name stands for. An inode that is found is from now on remembered until ``forget``."""
-        directory = self._directory(parent)
+        directory = await having(partial(self._directory, parent))
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
         with self._deadline("lookup", f"{directory.prefix}{name.decode(errors='replace')}", (parent, name)):
             answer = await self._tree.lookup(directory.prefix, name)
-        return self._found(answer)
+            return await having(partial(self._found, answer))
 
     def lookup_nowait(self, parent: int, name: bytes) -> Found | None:
         """What ``lookup`` gives, where it takes no request; None where it may.
@@ -135,12 +138,11 @@ class FileSystem:
             raise ObjectChanged(f"inode {number} was forgotten, and a number alone does not bring it back") from None
 
     def _found(self, answer: Answer) -> Found:
-        self._lookups += 1
         valid_seconds = self.seconds_valid(answer.fresh_until)
-        if answer.row is None:
-            self._lookups_not_found += 1
-            return Found(None, valid_seconds)
-        return Found(self.show(answer.row), valid_seconds)
+        shown = None if answer.row is None else self.show(answer.row)
+        self._lookups += 1
+        self._lookups_not_found += shown is None
+        return Found(shown, valid_seconds)
 
     def forget(self, number: int, nlookup: int) -> None:
         """The kernel has dropped ``nlookup`` references."""
@@ -164,14 +166,15 @@ class FileSystem:
         one that takes its place.
 
         Of a listing that somebody else began, and that fails at the end of their time, nothing was told yet: whoever
-        came later has time left, in which the store is asked again.
+        came later has time left, in which the store is asked again. So it is where the disk does not give the first
+        entries.
         """
         with self._deadline("list", listing.prefix) as deadline:
             await listing.wait_settled(position)
             left = deadline - trio.current_time()
             if (
                 isinstance(listing.error, Transient)
-                and len(listing) == 0
+                and (len(listing) == 0 or position <= 0)
                 and left > _LEFT * self._config.deadline_seconds
             ):
                 listing = self.open_directory(number)
@@ -194,7 +197,7 @@ class FileSystem:
         """
         while True:
             prefix, name = await self._tree.changes.next()
-            number = self._inodes.directory(prefix)
+            number = await having(partial(self._inodes.directory, prefix))
             if number is not None:
                 return number, name
 
@@ -218,8 +221,8 @@ class FileSystem:
 
         Raises ObjectChanged for a version that was replaced, upon which the kernel looks the name up again by itself.
         """
-        self._opens += 1
         object_id = self._readable(number).info.id
+        self._opens += 1
         if self._tree.is_outdated(object_id):
             raise ObjectChanged(f"{object_id.key!r} was replaced")
         return object_id.size
@@ -236,13 +239,16 @@ class FileSystem:
 
     def release(self, number: int) -> None:
         """A hint that a file was closed for the last time."""
-        inode = self._inodes.get(number)
+        try:
+            inode = self._inodes.get(number)
+        except Elsewhere:
+            return  # it was not read lately
         if isinstance(inode, FileInode):
             self._reader.close_nowait(inode.info.id)
 
     async def read(self, number: int, offset: int, size: int) -> memoryview:
         """At most ``size`` bytes at ``offset``, fewer only at the end of the file."""
-        view = self.read_nowait(number, offset, size)
+        view = await having(partial(self.read_nowait, number, offset, size))
         return await self.fetch(number, offset, size) if view is None else view
 
     def read_nowait(self, number: int, offset: int, size: int) -> memoryview | None:
@@ -255,7 +261,7 @@ class FileSystem:
         Of an object that was replaced the kernel is told before the reader is, unless that takes long: whoever opens it
         again shall find the new one.
         """
-        object_id = self._readable(number).info.id
+        object_id = (await having(partial(self._readable, number))).info.id
         # The reader ends its wait itself, at the same time: it knows what it waited for.
         with self._deadline("read", object_id.key, number, offset, offset + size, itself=True) as deadline:
             try:
@@ -272,7 +278,7 @@ class FileSystem:
 
     async def xattr(self, number: int, name: bytes) -> bytes | None:
         """The value of an extended attribute; None where there is none of that name."""
-        inode = self._inodes.get(number)
+        inode = await having(partial(self._inodes.get, number))
         if name == CACHED and isinstance(inode, FileInode):
             with self._deadline("getxattr", inode.info.id.key):
                 return b"%d" % await self._disk.cached_nbytes(inode.info.id)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -98,10 +99,13 @@ class _Packed:
     pieces: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, archived: Archived) -> _Packed:
-        """Raises StoreUnavailable where the shelf has lost a piece."""
-        pieces = tuple(rows.data for rows in archived.pieces)
-        return cls(archived.prefix, archived.listed_ms, archived.digest, pieces)
+    async def of(cls, archived: Archived) -> _Packed:
+        """Raises StoreUnavailable where the shelf does not give a piece."""
+        pieces: list[bytes] = []
+        for rows in archived.pieces:
+            await rows.bring()
+            pieces.append(rows.data)
+        return cls(archived.prefix, archived.listed_ms, archived.digest, tuple(pieces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +190,12 @@ class Archive:
 
     async def _write_batch(self) -> None:
         batch: list[_Packed | str] = []
-        for _ in range(min(_BATCH, len(self._queue))):
-            queued = self._queue.popleft()
+        queued = list(islice(self._queue, _BATCH))
+        for one in queued:
             with suppress(StoreUnavailable):  # the disk has lost some of it meanwhile
-                batch.append(queued if isinstance(queued, str) else _Packed.of(queued))
+                batch.append(one if isinstance(one, str) else await _Packed.of(one))
+        for _ in queued:
+            self._queue.popleft()  # not before: the end of the mount may come while a piece is waited for
         try:
             await self._in_thread(partial(self._save, batch))
         except (sqlite3.Error, OSError) as error:

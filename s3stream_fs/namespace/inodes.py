@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from s3stream_fs.errors import NotFound, StoreUnavailable
+from s3stream_fs.errors import NotFound, ObjectChanged, StoreUnavailable
 from s3stream_fs.namespace.entries import FileEntry
 from s3stream_fs.namespace.rows import MOST_ROWS, Row, Rows, row_of
 from s3stream_fs.types import ObjectInfo
@@ -63,7 +63,8 @@ class InodeTable:
     """The inodes that the kernel knows, with its count of references to each. A forgotten inode costs nothing.
 
     What an inode stands for lies where a listing keeps it, in ``Rows``, which therefore live as long as the kernel
-    knows one of them. The table itself takes 26 bytes for each.
+    knows one of them. The table itself takes 26 bytes for each. Whatever needs rows that are not in memory raises
+    Elsewhere, and has changed nothing then.
     """
 
     def __init__(self, root_prefix: str) -> None:
@@ -127,7 +128,8 @@ class InodeTable:
         return self.get(self.remember(_directory(prefix)))
 
     def get(self, number: int) -> Inode:
-        """The inode with this number. Raises NotFound where the kernel was never told of it, or has forgotten it."""
+        """The inode with this number. Raises NotFound where the kernel was never told of it, or has forgotten it;
+        ObjectChanged where the disk does not give what it stands for: whoever looks its path up again is told."""
         inode = self._lately.get(number)
         if inode is not None:
             return inode
@@ -137,7 +139,10 @@ class InodeTable:
         if at < 0:
             raise NotFound(f"inode {number} is not known")
         serial, index = divmod(shard.places[at], MOST_ROWS)
-        entry = self._pieces[serial].entry(index)
+        try:
+            entry = self._pieces[serial].entry(index)
+        except StoreUnavailable as error:
+            raise ObjectChanged(f"what inode {number} stands for is not known: {error}") from None
         inode = FileInode(number, entry.info) if isinstance(entry, FileEntry) else DirectoryInode(number, entry.prefix)
         if len(self._lately) >= _MAX_LATELY:
             self._lately.clear()

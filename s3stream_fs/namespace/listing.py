@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from hashlib import blake2b
-from heapq import merge
+from heapq import heapify, heappop, heapreplace
 from itertools import accumulate, islice
 from typing import Final
 
@@ -21,7 +21,7 @@ from s3stream_fs.errors import StoreError, StoreUnavailable
 from s3stream_fs.namespace.entries import Entry, FileEntry
 from s3stream_fs.namespace.keys import NAME_MAX, Hidden, component, settled_before
 from s3stream_fs.namespace.rows import Row, Rows
-from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.shelf import UNREADABLE, Elsewhere, Shelf
 from s3stream_fs.types import ListPage, ObjectInfo
 
 _NEAR: Final = 100
@@ -36,6 +36,9 @@ _AT_ONCE: Final = 50
 _MOST_ROWS: Final = 4000
 """Rows in a piece: to find a name takes 12 steps in it."""
 
+_RUN_ROWS: Final = 1000
+"""Rows in a piece of names that were put aside: while these are merged, a piece of each 16,000 names is in memory."""
+
 _MOST_LOOSE: Final = 16_000
 """Names that come in no order and are kept as objects, at some 500 bytes each; then they are put aside, in order."""
 
@@ -47,7 +50,7 @@ Named = tuple[bytes, ObjectInfo | None]
 
 
 class Unknown(Enum):
-    """The listing has not come far enough to tell."""
+    """The listing has not come far enough to tell, or what it has is not in memory."""
 
     UNKNOWN = auto()
 
@@ -196,12 +199,21 @@ class Listing:
             self._append(rows)
         self._end(digest)
 
+    async def advance(self) -> None:
+        """Have more of what is known be readable, what lies on the disk too, and let the disk keep up: after each of
+        many pages. Raises StoreUnavailable where the disk does not give what was there."""
+        await self._shelf.wait_written()
+        for _ in range(_AT_ONCE):
+            if (elsewhere := self._settle(_AT_ONCE)) is None:
+                break
+            await elsewhere.bring()
+        self._unpark()
+
     async def settle(self) -> None:
         """Have all that is known be readable, with turns for others between: a long listing may be far behind. After
-        the last page, and before ``finish``. Raises StoreUnavailable where the disk has lost what was there."""
+        the last page, and before ``finish``. Raises StoreUnavailable where the disk does not give what was there."""
         while len(self.lanes) > 1 or self.lanes[0].rows:
-            self._settle(_AT_ONCE)
-            self._unpark()
+            await self.advance()
             await trio.lowlevel.checkpoint()
         await self._merge(self.lanes[0])
         if len(self) < _FEW_ROWS * len(self._rows):
@@ -244,8 +256,9 @@ class Listing:
         return position < self._starts[-1] or not self.loading
 
     def rows_nowait(self, position: int) -> Iterator[Row]:
-        """The entries from ``position`` on, as far as they are settled. Raises StoreUnavailable where the disk has lost
-        them: then the listing has failed, and the directory is listed anew for whoever opens it next."""
+        """The entries from ``position`` on, as far as they are settled. Raises Elsewhere at one that is not in memory,
+        StoreUnavailable where the disk does not give it: then the listing has failed, and the directory is listed anew
+        for whoever opens it next."""
         while position < self._starts[-1]:
             piece = bisect_right(self._starts, position) - 1
             try:
@@ -256,7 +269,8 @@ class Listing:
             position = self._starts[piece + 1]
 
     def entry_nowait(self, position: int) -> Entry | None:
-        """The entry at ``position``, which is settled; None past the end. Raises what the listing failed with."""
+        """The entry at ``position``, which is settled; None past the end. Raises what the listing failed with, and
+        Elsewhere."""
         for row in self.rows_nowait(position):
             return row.entry
         self.check(position)
@@ -268,10 +282,19 @@ class Listing:
             raise self.error.again()
 
     async def wait_settled(self, position: int) -> None:
-        """Return as soon as it is known what stands at ``position``."""
+        """Return as soon as it is known what stands at ``position``, and it is in memory for whoever goes on from here
+        without waiting. Where the disk does not give it, the listing has failed."""
         while not self.settled(position):
             assert self._changed is not None
             await self._changed.park()
+        position = max(position, 0)
+        while position < self._starts[-1]:
+            rows = self._rows[bisect_right(self._starts, position) - 1]
+            if rows.in_memory:
+                break
+            await self._bring(rows)
+            if self.error is not None:
+                break
 
     async def wait_first_page(self) -> None:
         """Return once something is known, or the listing has failed."""
@@ -295,7 +318,8 @@ class Listing:
         return self is other or (self.complete and other.complete and self.digest == other.digest)
 
     def directories_after(self, name: bytes, count: int) -> tuple[int, list[str]]:
-        """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it."""
+        """Where ``name`` stands among the entries, and the prefixes of the next directories, not very far behind it.
+        Raises Elsewhere."""
         found: list[str] = []
         try:
             position = self._position(name)
@@ -310,7 +334,7 @@ class Listing:
         return position, found
 
     def find(self, name: bytes) -> Row | Unknown | None:
-        """The entry with this name, None where there is none, UNKNOWN where a later page may tell."""
+        """The entry with this name, None where there is none, UNKNOWN where a later page or the disk may tell."""
         piece = bisect_right(self._firsts, name) - 1
         if piece >= 0:
             try:
@@ -320,12 +344,34 @@ class Listing:
             except StoreUnavailable as error:  # the disk has lost it, and the store is asked instead
                 self._lose(error)
                 return Unknown.UNKNOWN
+            except Elsewhere:
+                return Unknown.UNKNOWN
         if self.complete:
             return None
         if self.error is not None:
             return Unknown.UNKNOWN
         final = self.ordered and self.npages > 0 and name < settled_before(self.lanes[0].last)
         return None if final else Unknown.UNKNOWN
+
+    async def bring(self, name: bytes) -> bool:
+        """Have in memory what ``find`` lacked for a name, for whoever goes on from here without waiting. False where it
+        lacked nothing, or the disk does not give it: then the listing has failed."""
+        piece = bisect_right(self._firsts, name) - 1
+        if piece < 0 or self._rows[piece].in_memory:
+            return False
+        await self._bring(self._rows[piece])
+        return self.error is None
+
+    async def _bring(self, rows: Rows) -> None:
+        try:
+            await rows.bring()
+        except StoreUnavailable as error:
+            self._lose(error)
+
+    def lose_unreadable(self) -> None:
+        """Have it fail where the disk does not give its first entries at present: somebody is about to read it."""
+        if self._rows and self._rows[0].is_lost:
+            self._lose(StoreUnavailable(UNREADABLE))
 
     def _position(self, name: bytes) -> int:
         piece = bisect_right(self._firsts, name) - 1
@@ -341,15 +387,18 @@ class Listing:
         elif info is None or name not in lane.pending:
             lane.pending[name] = info  # a directory shadows a file
 
-    def _settle(self, most: int) -> None:
-        """The listing is known as a whole up to where its first lane has come: let ``most`` pieces more be readable."""
+    def _settle(self, most: int) -> Rows | None:
+        """The listing is known as a whole up to where its first lane has come: let ``most`` pieces more be readable.
+        Gives the one that has to be in memory before that can go on."""
         while True:
             lane = self.lanes[0]
             while lane.rows and most > 0:
+                if not lane.rows[0].in_memory:
+                    return lane.rows[0]
                 self._append(lane.rows.popleft())
                 most -= 1
             if lane.rows or not lane.complete or len(self.lanes) == 1:
-                return
+                return None
             done = self.lanes.pop(0)
             lane = self.lanes[0]
             # All of these stand before what has settled in the next lane, but a later page of it may change the last.
@@ -376,7 +425,7 @@ class Listing:
 
     def _put_aside(self, lane: Lane) -> None:
         """Names that come in no order take no more memory than others do."""
-        lane.runs.append(self._pieces(sorted(lane.pending.items(), key=_name_of)))
+        lane.runs.append(self._pieces(sorted(lane.pending.items(), key=_name_of), _RUN_ROWS))
         lane.pending = {}
 
     async def _merge(self, lane: Lane) -> None:
@@ -384,17 +433,41 @@ class Listing:
         if not lane.runs:
             return
         self._put_aside(lane)
+        runs = [iter(run) for run in lane.runs]
+        heads: list[Iterator[Named]] = [iter(()) for _ in runs]
+        """What is left of each run's piece that has been reached."""
+        firsts: list[tuple[bytes, int, ObjectInfo | None]] = []
+        """A heap of each run's next name."""
+        for number, run in enumerate(runs):
+            rows = next(run, None)
+            if rows is not None:
+                await rows.bring()
+                heads[number] = _names_in(rows)
+                name, info = next(heads[number])
+                firsts.append((name, number, info))
+        heapify(firsts)
         names: list[Named] = []
-        for name, info in merge(*map(_names_in, lane.runs), key=_name_of):
+        while firsts:
+            name, number, info = firsts[0]
             if names and names[-1][0] == name:
                 if info is None:
                     names[-1] = (name, None)  # a directory shadows a file
-                continue
-            if len(names) == _MOST_ROWS:
-                self._publish(names)
-                names = []
-                await trio.lowlevel.checkpoint()
-            names.append((name, info))
+            else:
+                if len(names) == _MOST_ROWS:
+                    self._publish(names)
+                    names = []
+                    await self._shelf.wait_written()
+                    await trio.lowlevel.checkpoint()
+                names.append((name, info))
+            following = next(heads[number], None)
+            if following is None and (rows := next(runs[number], None)) is not None:
+                await rows.bring()
+                heads[number] = _names_in(rows)
+                following = next(heads[number])
+            if following is None:
+                heappop(firsts)
+            else:
+                heapreplace(firsts, (following[0], number, following[1]))
         self._publish(names)
         lane.runs = []
 
@@ -403,19 +476,17 @@ class Listing:
             self._append(rows)
 
     def _append(self, rows: Rows) -> None:
+        """Let rows, which are in memory, be readable."""
         self._rows.append(rows)
         self._starts.append(self._starts[-1] + len(rows))
         self._firsts.append(rows.name(0))
         for part, content in zip(self._hashes, rows.content if self._hashes else (), strict=True):
             part.update(content)
 
-    def _pieces(self, names: list[Named]) -> list[Rows]:
+    def _pieces(self, names: list[Named], most: int = _MOST_ROWS) -> list[Rows]:
         """Names in order, packed, and on the shelf."""
         try:
-            pieces = [
-                Rows.packed(self.prefix, names[start : start + _MOST_ROWS])
-                for start in range(0, len(names), _MOST_ROWS)
-            ]
+            pieces = [Rows.packed(self.prefix, names[start : start + most]) for start in range(0, len(names), most)]
         except ValueError as error:
             raise StoreError(f"the listing of {self.prefix!r} cannot be true: {error}") from None
         for rows in pieces:
@@ -425,17 +496,27 @@ class Listing:
     async def _gather(self) -> None:
         """Put small pieces together. Whoever has a place in one keeps it."""
         pieces: list[Rows] = []
+        counts: list[int] = []
+        firsts: list[bytes] = []
         names: list[Named] = []
+
+        def gather() -> None:
+            gathered = self._pieces(names)
+            pieces.extend(gathered)
+            counts.extend(map(len, gathered))
+            firsts.extend(rows.name(0) for rows in gathered)
+            names.clear()
+
         for rows in self._rows:
-            names += _names_in([rows])
+            await rows.bring()
+            names += _names_in(rows)
             if len(names) >= _MOST_ROWS:
-                pieces += self._pieces(names)
-                names = []
+                gather()
                 await trio.lowlevel.checkpoint()
-        pieces += self._pieces(names)
+        gather()
         self._rows = pieces
-        self._starts = [0, *accumulate(map(len, pieces))]
-        self._firsts = [rows.name(0) for rows in pieces]
+        self._starts = [0, *accumulate(counts)]
+        self._firsts = firsts
 
     def _unpark(self) -> None:
         if self._changed is not None:
@@ -451,11 +532,12 @@ def _name_of(item: Named) -> bytes:
     return item[0]
 
 
-def _names_in(pieces: Iterable[Rows]) -> Iterator[Named]:
-    for rows in pieces:
-        for index in range(len(rows)):
-            entry = rows.entry(index)
-            yield entry.name, entry.info if isinstance(entry, FileEntry) else None
+def _names_in(rows: Rows) -> Iterator[Named]:
+    """Of rows that are in memory when the first one is asked for; they may leave it then."""
+    rows = Rows(rows.prefix, rows.data)
+    for index in range(len(rows)):
+        entry = rows.entry(index)
+        yield entry.name, entry.info if isinstance(entry, FileEntry) else None
 
 
 def _merged(one: Names, other: Names) -> Names:

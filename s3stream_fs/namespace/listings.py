@@ -180,6 +180,7 @@ class Listings:
             before.nchanged = listing.nchanged
             if self._kept.get(prefix) is listing:
                 self._keep(before)
+        await self._shelf.wait_written()
         self._shrink()
 
     async def _take_archived(self, listing: Listing) -> bool:

@@ -85,6 +85,7 @@ class Loader:
                 page = await self._list_from(self._listing.prefix, token, "")
                 before = _name(lane.last)
                 self._listing.add_page(page, lane)
+                await self._listing.advance()
                 self._listed += 1
                 self._width_listed += self._scale.width(before, _name(lane.last))
                 self._guesses_left += _GUESSES_PER_PAGE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import trio
@@ -16,6 +17,7 @@ from s3stream_fs.namespace.changes import Change
 from s3stream_fs.namespace.listing import Listing
 from s3stream_fs.namespace.listings import Listings
 from s3stream_fs.namespace.rows import Row
+from s3stream_fs.namespace.shelf import having
 
 _LISTINGS_AT_ONCE: Final = 32
 
@@ -78,8 +80,9 @@ class Refresh:
     async def _compare(self, before: Listing, after: Listing) -> None:
         if before.digest == after.digest:
             return
-        for number, (old, new) in enumerate(_pairs(before.rows_nowait(0), after.rows_nowait(0))):
-            if old is None or new is None or old.identity != new.identity:
+        comparison = _Comparison(before, after)
+        while await having(comparison.step):
+            for old, new in comparison.different:
                 if old is None:
                     self.progress.nadded += 1
                 elif new is None:
@@ -88,9 +91,32 @@ class Refresh:
                     self.progress.nreplaced += 1
                 name = (old or new).name  # type: ignore[union-attr]
                 await self._announce(Change(after.prefix, name))
-            if number % _ROWS_AT_A_TIME == 0:
-                await trio.lowlevel.checkpoint()
+            comparison.different.clear()
+            await trio.lowlevel.checkpoint()
         await self._announce(Change(after.prefix, b""))
+
+
+class _Comparison:
+    """Two listings, row by row, and what was found ``different`` so far."""
+
+    def __init__(self, before: Listing, after: Listing) -> None:
+        self._before = before
+        self._after = after
+        self._nbefore = 0
+        self._nafter = 0
+        self.different: list[tuple[Row | None, Row | None]] = []
+
+    def step(self) -> bool:
+        """Compare some rows. False where there are none left. Raises Elsewhere, after which it goes on where it was."""
+        olds, news = self._before.rows_nowait(self._nbefore), self._after.rows_nowait(self._nafter)
+        compared = False
+        for old, new in islice(_pairs(olds, news), _ROWS_AT_A_TIME):
+            compared = True
+            self._nbefore += old is not None
+            self._nafter += new is not None
+            if old is None or new is None or old.identity != new.identity:
+                self.different.append((old, new))
+        return compared
 
 
 def _pairs(olds: Iterator[Row], news: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:

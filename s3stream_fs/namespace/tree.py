@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 import trio
@@ -28,7 +29,7 @@ from s3stream_fs.namespace.outdated import Outdated
 from s3stream_fs.namespace.proofs import listed, proven
 from s3stream_fs.namespace.refresh import Refresh, RefreshProgress
 from s3stream_fs.namespace.rows import Row, row_of
-from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.shelf import Elsewhere, Shelf, having
 from s3stream_fs.namespace.walks import Walks
 from s3stream_fs.store import ObjectStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
@@ -77,7 +78,7 @@ class Answer(NamedTuple):
 
     @property
     def entry(self) -> Entry | None:
-        """What stands there."""
+        """What stands there. For whoever goes on from the lookup without waiting: it may be a listing's."""
         return None if self.row is None else self.row.entry
 
 
@@ -167,7 +168,7 @@ class Tree:
             return Answer(None, trio.current_time() + self._ttl_seconds)
         answer = await self._answer(prefix, name, text)
         if answer.row is not None and answer.row.archived:
-            entry = answer.row.entry
+            entry = answer.entry
             assert isinstance(entry, FileEntry)
             return Answer(row_of(prefix, name, await self._thaw(entry.info)), answer.fresh_until)
         return answer
@@ -175,11 +176,20 @@ class Tree:
     def open_listing(self, prefix: str) -> Listing:
         """The listing of a directory: a fresh one, one that is being loaded, or a new one that is now being loaded."""
         listing = self._listings.open(prefix)
+        listing.lose_unreadable()
+        if listing.error is not None:
+            listing = self._listings.open(prefix)
         if listing.complete and listing.nchanged > 0:
             listing = self._renew(listing)
+        try:
+            self._open_ahead(prefix)
+        except Elsewhere:
+            self._nursery.start_soon(having, partial(self._open_ahead, prefix))
+        return listing
+
+    def _open_ahead(self, prefix: str) -> None:
         for ahead in self._walks.on_open(prefix, self._listings.get):
             self._listings.open(ahead)
-        return listing
 
     def outdated_nowait(self, object_id: ObjectId) -> None:
         """The store has just said that it does not have this version any more.
@@ -286,6 +296,8 @@ class Tree:
                 # of a million keys has a thousand of them.
                 await listing.wait_first_page()
                 row = listing.find(name)
+                if isinstance(row, Unknown) and await listing.bring(name):
+                    row = listing.find(name)
                 if row is None or (
                     not isinstance(row, Unknown) and self._outdated.believes(row.identity, listing.asked_at)
                 ):
@@ -324,7 +336,7 @@ class Tree:
                 except Denied as refusal:
                     if not self._store.lists_any_prefix or type(refusal) is not Denied:
                         raise  # whole directories are all that it was asked for; or it refuses the keys, and all else
-                    answer = await self._answer_by_listing(prefix, name)
+                    answer = _own(prefix, name, await self._answer_by_listing(prefix, name))
                     self._report_refusal(prefix, refusal)
                     break
                 answer = Answer(row, fresh_until)
@@ -341,6 +353,8 @@ class Tree:
         listing = self._listings.open(prefix)
         while True:
             row = listing.find(name)
+            if isinstance(row, Unknown) and await listing.bring(name):
+                row = listing.find(name)
             if not isinstance(row, Unknown):
                 return Answer(row, listing.fresh_until)
             nsettled = len(listing)
@@ -458,7 +472,7 @@ class Tree:
             answer = self._answers.pop((listing.prefix, name), None)
             if answer is None or answer.fresh_until <= trio.current_time():
                 continue
-            if (found.entry if isinstance(found, Row) else found) != answer.entry:
+            if (found.entry if isinstance(found, Row) else found) != answer.entry:  # also where it is UNKNOWN
                 self.changes.announce_nowait(Change(listing.prefix, name))
 
     def _report(self, listing: Listing) -> None:
@@ -478,6 +492,14 @@ class Tree:
             self._hidden_keys += count
             example = example[:_MOST_TOLD_CHARS]
             log.warning("%d keys under %r are hidden, such as %r: %s", count, prefix, example, reason.value)
+
+
+def _own(prefix: str, name: bytes, answer: Answer) -> Answer:
+    """The same answer with a row of its own, for which no listing's rows have to stay."""
+    entry = answer.entry
+    if entry is None:
+        return answer
+    return answer._replace(row=row_of(prefix, name, entry.info if isinstance(entry, FileEntry) else None))
 
 
 def _nbytes_of(answer: Answer) -> int:

@@ -35,6 +35,8 @@ from s3stream_fs.bindings.native.protocol import (
     padded,
 )
 from s3stream_fs.namespace.inodes import ROOT
+from s3stream_fs.namespace.shelf import Elsewhere
+from scratches import HangingScratch
 
 NREQUESTS: Final = int(os.environ.get("S3STREAM_CHURN", "150000"))
 NDIRECTORIES: Final = 20
@@ -49,6 +51,7 @@ class Kernel:
     """Owns the counts of references, as the kernel does, and gives all of them back."""
 
     def __init__(self, operations: Operations, choice: random.Random) -> None:
+        self._operations = operations
         self._handlers = operations.handlers
         self._choice = choice
         self.known: Counter[int] = Counter()
@@ -56,7 +59,10 @@ class Kernel:
 
     async def ask(self, opcode: Opcode, number: int, body: bytes) -> bytes:
         self.nrequests += 1
-        reply = self._handlers[opcode](number, memoryview(body))
+        try:
+            reply = self._handlers[opcode](number, memoryview(body))
+        except Elsewhere:
+            reply = self._operations.answer_later(self._handlers[opcode], number, body)
         assert reply is not None
         return bytes(reply if isinstance(reply, bytes | memoryview) else await reply)
 
@@ -96,8 +102,8 @@ class Kernel:
         self.nrequests += alone + 1
 
 
-async def live(rig: Rig, kernel: Kernel, choice: random.Random, until: int) -> None:
-    """A time of training: lookups mostly, now and then a walk, a changed object, and a minute that goes by."""
+async def live(rig: Rig, kernel: Kernel, choice: random.Random, until: int, ttl_seconds: float = TTL_SECONDS) -> None:
+    """A time of training: lookups mostly, now and then a walk, a changed object, and a time to live that goes by."""
     while kernel.nrequests < until:
         index = choice.randrange(NDIRECTORIES)
         directory = await kernel.lookup(ROOT, f"d{index}")
@@ -109,10 +115,10 @@ async def live(rig: Rig, kernel: Kernel, choice: random.Random, until: int) -> N
         if choice.random() < 0.01:
             rig.store.put(f"d{index}/{choice.randrange(NFILES_EACH)}", choice.randbytes(3))
         if choice.random() < 0.002:
-            await trio.sleep(TTL_SECONDS + 1)
+            await trio.sleep(ttl_seconds + 1)
         if len(kernel.known) > NNAMES_KEPT:
             kernel.forget(choice.randrange(1, NNAMES_KEPT))
-    await trio.sleep(TTL_SECONDS + 1)  # answers are kept for so long
+    await trio.sleep(ttl_seconds + 1)  # answers are kept for so long
     await kernel.lookup(ROOT, "d0")
     kernel.forget(len(kernel.known))
 
@@ -122,14 +128,17 @@ def count_objects() -> int:
     return len(gc.get_objects())
 
 
+def kernel_of(rig: Rig, choice: random.Random) -> Kernel:
+    for index in range(NDIRECTORIES):
+        for number in range(NFILES_EACH):
+            rig.store.put(f"d{index}/{number}", b"x")
+    return Kernel(Operations(rig.filesystem, Opening(OpenMode.AUTO), BackingFiles(-1), frozen=False), choice)
+
+
 def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
     async def case(rig: Rig) -> None:
         choice = random.Random(7)
-        for index in range(NDIRECTORIES):
-            for number in range(NFILES_EACH):
-                rig.store.put(f"d{index}/{number}", b"x")
-        operations = Operations(rig.filesystem, Opening(OpenMode.AUTO), BackingFiles(-1), frozen=False)
-        kernel = Kernel(operations, choice)
+        kernel = kernel_of(rig, choice)
         await live(rig, kernel, choice, NREQUESTS // 4)
         assert rig.inodes.statistics().remembered == 1
         before = count_objects()
@@ -139,3 +148,24 @@ def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
         assert count_objects() < 1.02 * before
 
     run_filesystem(tmp_path, case, ttl=TTL_SECONDS)
+
+
+def test_what_lies_on_the_disk_is_forgotten_as_well(tmp_path: Path) -> None:
+    """With memory for a tenth of the names."""
+
+    async def case(rig: Rig) -> None:
+        choice = random.Random(8)
+        kernel = kernel_of(rig, choice)
+        for until in (NREQUESTS // 30, NREQUESTS // 10):
+            await live(rig, kernel, choice, until, ttl_seconds=0.5)
+            assert rig.inodes.statistics().remembered == 1
+        assert rig.inodes.statistics().collisions == 0
+        statistics = rig.shelf.statistics()
+        assert statistics.reads > 100
+        assert statistics.nbytes_in_memory < 40_000 < statistics.nbytes_on_disk
+        assert statistics.errors == 0
+
+    (tmp_path / "names").mkdir()
+    run_filesystem(
+        tmp_path, case, ttl=0.5, real_time=True, scratch=HangingScratch(tmp_path / "names"), names_nbytes=30_000
+    )

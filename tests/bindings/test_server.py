@@ -52,6 +52,8 @@ from s3stream_fs.bindings.native.protocol import (
 from s3stream_fs.bindings.native.server import Server
 from s3stream_fs.errors import UsageError
 from s3stream_fs.namespace.inodes import ROOT
+from s3stream_fs.namespace.scratch import Scratch
+from scratches import HangingScratch
 
 OFFERED = (
     Init.ASYNC_READ
@@ -135,7 +137,16 @@ class Kernel:
 Case = Callable[[Rig, Kernel, Server], Awaitable[None]]
 
 
-def run(folder: Path, case: Case, *, mode: OpenMode = OpenMode.AUTO, ttl: float = 60, agree: bool = True) -> None:
+def run(
+    folder: Path,
+    case: Case,
+    *,
+    mode: OpenMode = OpenMode.AUTO,
+    ttl: float = 60,
+    agree: bool = True,
+    scratch: Scratch | None = None,
+    names_nbytes: int = 1 << 30,
+) -> None:
     async def main(rig: Rig) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
@@ -152,7 +163,7 @@ def run(folder: Path, case: Case, *, mode: OpenMode = OpenMode.AUTO, ttl: float 
                     assert kernel.nothing_more()
                     nursery.cancel_scope.cancel()
 
-    run_filesystem(folder, main, ttl=ttl, real_time=True)
+    run_filesystem(folder, main, ttl=ttl, real_time=True, scratch=scratch, names_nbytes=names_nbytes)
 
 
 def test_init_takes_what_both_have(tmp_path: Path) -> None:
@@ -545,3 +556,111 @@ def test_the_loop_ends_when_the_mount_is_gone(tmp_path: Path) -> None:
                 await Server(ours.fileno(), operations).serve()
 
     run_filesystem(tmp_path, main, real_time=True)
+
+
+async def listed(kernel: Kernel, number: int) -> list[bytes]:
+    """The names in a directory, read from its start."""
+    opened = await kernel.ask(Opcode.OPENDIR, number, bytes(8))
+    (handle, *_) = OPEN_OUT.unpack(opened.body)
+    names: list[bytes] = []
+    offset = 0
+    while True:
+        reply = await kernel.ask(Opcode.READDIR, number, READ_IN.pack(handle, offset, 4096))
+        assert reply.code == 0
+        if not reply.body:
+            return names[2:]
+        position = 0
+        while position < len(reply.body):
+            _, offset, nbytes, _ = DIRENT.unpack_from(reply.body, position)
+            position += DIRENT.size
+            names.append(reply.body[position : position + nbytes])
+            position += padded(DIRENT.size + nbytes) - DIRENT.size
+
+
+NDIRECTORIES, NFILES = 40, 200
+
+
+async def fill(rig: Rig, kernel: Kernel) -> dict[str, int]:
+    """Far more names than may be in memory, all of which the kernel knows."""
+    numbers = {}
+    for directory in range(NDIRECTORIES):
+        for file in range(NFILES):
+            rig.store.put(f"{directory:02}/{file:03}", b"bytes")
+    for directory in range(NDIRECTORIES):
+        inside = numbers[f"{directory:02}"] = await kernel.lookup(b"%02d" % directory)
+        assert len(await listed(kernel, inside)) == NFILES
+        for file in range(0, NFILES, 10):
+            numbers[f"{directory:02}/{file:03}"] = await kernel.lookup(b"%03d" % file, inside)
+    while rig.shelf.statistics().nbytes_in_memory > 50_000:
+        await trio.lowlevel.checkpoint()
+    return numbers
+
+
+def test_everything_is_answered_of_names_that_lie_on_the_disk(tmp_path: Path) -> None:
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        numbers = await fill(rig, kernel)
+        nlists = rig.store.count("LIST")
+        before = rig.shelf.statistics().reads
+        kinds = (Opcode.GETATTR, Opcode.READ, Opcode.OPEN, Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.LOOKUP)
+        bodies = {
+            Opcode.READ: READ_IN.pack(0, 0, 100),
+            Opcode.GETXATTR: GETXATTR_IN.pack(100) + b"user.s3.key\0",
+            Opcode.LISTXATTR: GETXATTR_IN.pack(100),
+        }
+        for turn, kind in enumerate(kinds):
+            for directory in range(turn, NDIRECTORIES, len(kinds)):
+                if kind is Opcode.LOOKUP:
+                    number = numbers[f"{directory:02}"]
+                    assert await kernel.lookup(b"010", number) == numbers[f"{directory:02}/010"]
+                    assert len(await listed(kernel, number)) == NFILES
+                    continue
+                reply = await kernel.ask(kind, numbers[f"{directory:02}/020"], bodies.get(kind, bytes(16)))
+                assert reply.code == (errno.ENOSYS if kind is Opcode.OPEN else 0)
+                if kind is Opcode.READ:
+                    assert reply.body == b"bytes"
+        assert rig.shelf.statistics().reads > before + 20
+        assert rig.store.count("LIST") == nlists
+
+    (tmp_path / "names").mkdir()
+    run(tmp_path, case, scratch=HangingScratch(tmp_path / "names"), names_nbytes=50_000)
+
+
+def test_a_disk_of_names_that_hangs_stops_nobody_else(tmp_path: Path) -> None:
+    """Who needs it waits some seconds, and then the store is asked."""
+    (tmp_path / "names").mkdir()
+    scratch = HangingScratch(tmp_path / "names")
+
+    async def case(rig: Rig, kernel: Kernel, server: Server) -> None:
+        numbers = await fill(rig, kernel)
+        scratch.reads_go_on.clear()
+        scratch.writes_go_on.clear()
+        nlists = rig.store.count("LIST")
+        waiting = [
+            await kernel.send(Opcode.LOOKUP, numbers["00"], b"050\0"),
+            await kernel.send(Opcode.LOOKUP, numbers["01"], b"none\0"),
+            await kernel.send(Opcode.GETATTR, numbers["02/100"], bytes(16)),
+        ]
+        began = trio.current_time()
+        while not scratch.places_read:
+            await trio.lowlevel.checkpoint()
+        for file in range(NFILES):
+            await kernel.lookup(b"%03d" % file, numbers["39"])
+        assert len(await listed(kernel, numbers["39"])) == NFILES
+        assert trio.current_time() - began < 2
+        assert rig.store.count("LIST") == nlists
+        found, absent, lost = [await kernel.reply_to(unique) for unique in waiting]
+        assert 2 < trio.current_time() - began < 10
+        assert (found.code, ENTRY_OUT.unpack_from(found.body)[0]) == (0, numbers["00/050"])
+        assert (absent.code, ENTRY_OUT.unpack_from(absent.body)[0]) == (0, 0)
+        assert lost.code == errno.ESTALE  # the kernel shall ask by the path
+        began = trio.current_time()
+        for directory in range(3, 20):
+            assert len(await listed(kernel, numbers[f"{directory:02}"])) == NFILES
+            assert await kernel.lookup(b"070", numbers[f"{directory:02}"]) == numbers[f"{directory:02}/070"]
+        assert trio.current_time() - began < 2
+        scratch.answer()
+
+    try:
+        run(tmp_path, case, scratch=scratch, names_nbytes=50_000)
+    finally:
+        scratch.answer()

@@ -12,6 +12,8 @@ from filesystems import Rig, run_filesystem
 from s3stream_fs.errors import Archived, NameTooLong, NotFound, ObjectChanged, StoreUnavailable, errno_of
 from s3stream_fs.filesystem.filesystem import FOREVER_SECONDS
 from s3stream_fs.namespace.inodes import ROOT
+from s3stream_fs.namespace.refresh import RefreshProgress
+from scratches import HangingScratch
 
 
 def test_lookup_stat_read(tmp_path: Path) -> None:
@@ -174,3 +176,41 @@ def test_a_kernel_that_takes_no_word_keeps_no_reader_waiting(tmp_path: Path) -> 
         assert trio.current_time() - started < 1
 
     run_filesystem(tmp_path, case)
+
+
+def test_a_refresh_compares_names_that_lie_on_the_disk(tmp_path: Path) -> None:
+    """Two listings of which memory holds less than a piece each, none of it in the kernel's pages."""
+    count = 9000
+
+    async def case(rig: Rig) -> None:
+        for number in range(count):
+            rig.store.put(f"{number:05}", b"old")
+        listing = rig.filesystem.open_directory(ROOT)
+        await listing.wait_complete()
+        for number in range(0, 600, 2):
+            rig.store.put(f"{number:05}", b"newer")
+        for number in range(8000, 8100):
+            rig.store.delete(f"{number:05}")
+        for number in range(50):
+            rig.store.put(f"{number:05}-added", b"new")
+        told: list[RefreshProgress] = []
+        heard: set[bytes] = set()
+
+        async def hear() -> None:
+            while True:
+                heard.add((await rig.filesystem.next_change())[1])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await rig.filesystem.refresh(b"", told.append)
+            nursery.cancel_scope.cancel()
+        (progress,) = told
+        assert (progress.nreplaced, progress.nremoved, progress.nadded) == (300, 100, 50)
+        assert (progress.ndirectories_done, progress.ndirectories_failed) == (1, 0)
+        assert len(heard) == 300 + 100 + 50 + 1
+        assert rig.shelf.statistics().reads > 10
+        assert rig.shelf.statistics().errors == 0
+
+    (tmp_path / "names").mkdir()
+    scratch = HangingScratch(tmp_path / "names")
+    run_filesystem(tmp_path, case, real_time=True, scratch=scratch, names_nbytes=20_000)

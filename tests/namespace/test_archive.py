@@ -20,7 +20,9 @@ from xxhash import xxh3_64_intdigest
 from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.namespace.archive import ArchiveConfig, Archived, ArchiveStatistics, open_archive
 from s3stream_fs.namespace.rows import Rows
+from s3stream_fs.namespace.shelf import open_shelf
 from s3stream_fs.types import ObjectId, ObjectInfo
+from scratches import HangingScratch
 
 TTL_SECONDS = 3600.0
 
@@ -212,6 +214,30 @@ def test_what_the_shelf_has_lost_is_left_out(tmp_path: Path) -> None:
     assert saved(config(tmp_path), bad, good).saved == 1
     assert found(config(tmp_path), "d/") is not None
     assert found(config(tmp_path), "e/") is None
+
+
+def test_what_lies_on_the_disk_is_saved(tmp_path: Path) -> None:
+    listing = archived("d/", 5000)
+    before = content(listing)
+    for folder in ("names", "cache"):
+        (tmp_path / folder).mkdir()
+
+    async def main() -> None:
+        async with (
+            open_shelf(HangingScratch(tmp_path / "names"), 20_000) as shelf,
+            open_archive(config(tmp_path / "cache"), TTL_SECONDS) as archive,
+        ):
+            for rows in listing.pieces:
+                shelf.put(rows)
+            while shelf.statistics().nbytes_in_memory > 20_000:
+                await trio.lowlevel.checkpoint()
+            archive.save_nowait(listing)
+            while archive.statistics().saved == 0:
+                await trio.lowlevel.checkpoint()
+            assert shelf.statistics().reads > 0
+
+    trio.run(main)
+    assert content(found(config(tmp_path / "cache"), "d/")) == before
 
 
 def test_a_folder_that_is_gone_costs_nothing_but_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

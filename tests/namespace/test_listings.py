@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from s3stream_fs.errors import StoreUnavailable
+from s3stream_fs.errors import ObjectChanged, StoreUnavailable
 from s3stream_fs.namespace import listings as listings_module
 from s3stream_fs.namespace.archive import Archive
 from s3stream_fs.namespace.inodes import FileInode, InodeTable
 from s3stream_fs.namespace.listing import Listing, Unknown
 from s3stream_fs.namespace.listings import Listings
 from s3stream_fs.namespace.outdated import Outdated
-from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.rows import Row
+from s3stream_fs.namespace.scratch import Scratch
+from s3stream_fs.namespace.shelf import Elsewhere, Shelf, having, open_shelf
 from s3stream_fs.store.memory import MemoryStore
 from s3stream_fs.types import ListPage, ObjectId, ObjectInfo
 
@@ -26,18 +30,19 @@ TTL_SECONDS = 60.0
 
 def run(
     case: Callable[[MemoryStore, Listings, Shelf], Awaitable[None]],
-    shelf: Shelf | None = None,
+    scratch: Scratch | None = None,
+    limit_nbytes: int = 1 << 30,
     page_limit: int = 1000,
     archive: Archive | None = None,
 ) -> MemoryStore:
+    """With a scratch file time is real: it is threads that use it."""
     store = MemoryStore(page_limit)
-    shelf = shelf or Shelf(None, 1 << 30)
 
     async def listed(prefix: str, token: str | None, after: str) -> ListPage:
         return await store.list_page(prefix, token=token, after=after)
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
+        async with open_shelf(scratch, limit_nbytes) as shelf, trio.open_nursery() as nursery:
             listings = Listings(
                 listed,
                 shelf,
@@ -51,7 +56,7 @@ def run(
             await case(store, listings, shelf)
             nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    trio.run(main, clock=MockClock(autojump_threshold=0) if scratch is None else None)
     return store
 
 
@@ -60,8 +65,19 @@ async def complete(listing: Listing) -> Listing:
     return listing
 
 
-def names(listing: Listing) -> list[bytes]:
-    return [row.name for row in listing.rows_nowait(0)]
+async def rows_of(listing: Listing) -> list[Row]:
+    """All of them, wherever they lie."""
+    found: list[Row] = []
+    while len(found) < len(listing):
+        await listing.wait_settled(len(found))
+        with suppress(Elsewhere):
+            found += listing.rows_nowait(len(found))
+    return found
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await trio.lowlevel.checkpoint()
 
 
 def test_an_unchanged_directory_keeps_its_listing() -> None:
@@ -114,11 +130,14 @@ def test_names_beyond_the_limit_lie_on_the_disk(tmp_path: Path) -> None:
         for _ in range(2):
             for folder in range(20):
                 listing = await complete(listings.open(f"{folder}/"))
-                assert names(listing) == [b"%05d" % number for number in range(folder, 10_000, 20)]
-                assert shelf.statistics().nbytes_in_memory <= limit
+                assert [row.name for row in await rows_of(listing)] == [
+                    b"%05d" % number for number in range(folder, 10_000, 20)
+                ]
+                await until(lambda: shelf.statistics().nbytes_in_memory <= limit)
         assert store.count("LIST") == 20
+        assert shelf.statistics().reads > 10
 
-    run(case, Shelf(tmp_path, limit))
+    run(case, Scratch(tmp_path), limit)
 
 
 def test_without_a_disk_the_least_recently_used_go() -> None:
@@ -133,7 +152,7 @@ def test_without_a_disk_the_least_recently_used_go() -> None:
         assert listings.get("19/") is not None
         assert listings.get("0/") is None
 
-    run(case, Shelf(None, limit))
+    run(case, None, limit)
 
 
 def test_what_the_kernel_knows_outlives_its_listing() -> None:
@@ -169,25 +188,31 @@ def test_what_the_kernel_knows_outlives_its_listing() -> None:
 
 def test_what_the_disk_has_lost_is_listed_again(tmp_path: Path) -> None:
     table = InodeTable("")
+    scratch = Scratch(tmp_path)
+    limit = 200_000
 
     async def case(store: MemoryStore, listings: Listings, shelf: Shelf) -> None:
         for number in range(8_000):
             store.put(f"{number % 4}/{number:05}", b"x")
         known = [await complete(listings.open(f"{folder}/")) for folder in range(4)]
-        numbers = [[table.remember(row) for row in listing.rows_nowait(0)] for listing in known]
-        shelf.close()  # all reads of its file fail from now on
+        numbers = [[table.remember(row) for row in await rows_of(listing)] for listing in known]
+        await until(lambda: shelf.statistics().nbytes_in_memory <= limit)
+        scratch.close()  # all reads of its file fail from now on
         lost = next(folder for folder, listing in enumerate(known) if listing.find(b"%05d" % folder) is Unknown.UNKNOWN)
-        with pytest.raises(StoreUnavailable):
+        assert listings.fresh(f"{lost}/") is known[lost]  # it might be brought
+        await known[lost].bring(b"%05d" % lost)
+        with pytest.raises(ObjectChanged):
             table.get(numbers[lost][0])
         assert listings.fresh(f"{lost}/") is None
         again = await complete(listings.open(f"{lost}/"))
-        assert names(again) == [b"%05d" % number for number in range(lost, 8_000, 4)]
+        rows = await rows_of(again)
+        assert [row.name for row in rows] == [b"%05d" % number for number in range(lost, 8_000, 4)]
         # Looked up once more, the kernel's inodes are what they were.
-        assert [table.remember(row) for row in again.rows_nowait(0)] == numbers[lost]
+        assert [await having(partial(table.remember, row)) for row in rows] == numbers[lost]
         assert isinstance(table.get(numbers[lost][0]), FileInode)
         assert store.count("LIST") > 8
 
-    run(case, Shelf(tmp_path, 200_000))
+    run(case, scratch, limit)
 
 
 def test_listings_are_bounded_in_bytes_however_they_come() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,9 +12,11 @@ from trio.testing import MockClock
 
 from s3stream_fs.namespace.entries import DirectoryEntry
 from s3stream_fs.namespace.listing import Listing
-from s3stream_fs.namespace.shelf import Shelf
+from s3stream_fs.namespace.rows import Rows
+from s3stream_fs.namespace.shelf import Shelf, open_shelf
 from s3stream_fs.namespace.tree import Tree
 from s3stream_fs.store.memory import MemoryStore
+from scratches import HangingScratch
 
 NFOLDERS = 100
 FOLDERS = [f"{number:03}/" for number in range(NFOLDERS)]
@@ -96,3 +99,30 @@ def test_the_first_alone_costs_one_more() -> None:
 def test_nothing_is_listed_that_would_be_too_old(ttl: float) -> None:
     assert opened("", *FOLDERS[:10], keys=flat(), ttl=ttl)[1] >= 11
     assert opened("", FOLDERS[0], keys=flat(), ttl=ttl)[1] == 2
+
+
+def test_directories_are_listed_ahead_though_the_names_above_lie_on_the_disk(tmp_path: Path) -> None:
+    store = MemoryStore()
+    for key in flat():
+        store.put(key, b"x")
+
+    async def main() -> None:
+        async with open_shelf(HangingScratch(tmp_path), 4000) as shelf, trio.open_nursery() as nursery:
+            tree = Tree(store, shelf, ttl_seconds=60.0, nursery=nursery)
+            above = tree.open_listing("")
+            await above.wait_complete()
+            for number, folder in enumerate(FOLDERS[:3]):
+                while above.pieces[0].in_memory:
+                    above.pieces[0].used = False
+                    shelf.put(Rows.packed("", [(b"%0100d" % name, None) for name in range(100)]))
+                    await trio.lowlevel.checkpoint()
+                await tree.open_listing(folder).wait_complete()
+                while store.count("LIST") < 1 + 2 * (number + 1):  # as many as are listed ahead, at the least
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    async def timed() -> None:
+        with trio.fail_after(60):
+            await main()
+
+    trio.run(timed)

@@ -13,8 +13,10 @@ from cachetools import LRUCache
 
 from s3stream_fs.bindings.native import replies
 from s3stream_fs.bindings.native.negotiation import MAX_REQUEST_NBYTES
+from s3stream_fs.errors import StoreUnavailable
 from s3stream_fs.filesystem.filesystem import FileSystem
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.shelf import Elsewhere
 
 _DOTS: Final = (b".", b"..")
 
@@ -98,7 +100,8 @@ class Directories:
         return found
 
     def read_nowait(self, number: int, listing: Listing, offset: int, size: int, plus: bool) -> bytes | None:
-        """As many records as are known and fit ``size``, b"" at the end. None where the first is not known yet."""
+        """As many records as are known and fit ``size``, b"" at the end. None where the first is not known yet. Raises
+        Elsewhere where it is not in memory."""
         records: list[bytes] = []
         left = min(size, MAX_REQUEST_NBYTES)
         for name in _DOTS[offset:]:
@@ -110,18 +113,22 @@ class Directories:
                 return b"".join(records[:-1])
         valid = replies.validity(self._filesystem.seconds_valid(listing.fresh_until))
         filesystem = self._filesystem
-        for row in listing.rows_nowait(offset - len(_DOTS)):
-            left -= replies.dirent_nbytes(row.name, plus)
-            if left < 0:
-                return b"".join(records)
-            offset += 1
-            if plus and not row.archived and filesystem.is_certain(listing, row):
-                records.append(replies.direntplus(filesystem.show(row), valid, row.name, offset))
-            else:
-                # Whether an archived object was restored, and what has taken the place of one that was replaced, is
-                # not for a listing to say: a lookup asks.
-                mode = stat.S_IFREG if row.is_file else stat.S_IFDIR
-                records.append(replies.dirent(filesystem.number_of(row), mode, row.name, offset, plus))
+        try:
+            for row in listing.rows_nowait(offset - len(_DOTS)):
+                left -= replies.dirent_nbytes(row.name, plus)
+                if left < 0:
+                    return b"".join(records)
+                if plus and not row.archived and filesystem.is_certain(listing, row):
+                    records.append(replies.direntplus(filesystem.show(row), valid, row.name, offset + 1))
+                else:
+                    # Whether an archived object was restored, and what has taken the place of one that was replaced, is
+                    # not for a listing to say: a lookup asks.
+                    mode = stat.S_IFREG if row.is_file else stat.S_IFDIR
+                    records.append(replies.dirent(filesystem.number_of(row), mode, row.name, offset + 1, plus))
+                offset += 1
+        except (Elsewhere, StoreUnavailable):
+            if not records:
+                raise
         if not records:
             if not listing.settled(offset - len(_DOTS)):
                 return None

@@ -1,7 +1,8 @@
 """The kernel's operations, answered by a FileSystem: decode, one call, encode. Decides nothing.
 
 A handler gets the node id and the body of a request, and gives the body of the reply; a coroutine that will give it; or
-None where the kernel expects no reply. It raises S3StreamError, or OSError for what only the kernel could mean.
+None where the kernel expects no reply. It raises S3StreamError, or OSError for what only the kernel could mean; and
+Elsewhere, before it has changed anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -37,6 +40,7 @@ from s3stream_fs.bindings.native.protocol import (
 from s3stream_fs.filesystem.attributes import Attributes
 from s3stream_fs.filesystem.filesystem import FileSystem
 from s3stream_fs.namespace.listing import Listing
+from s3stream_fs.namespace.shelf import Elsewhere, having
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +115,13 @@ class Operations:
             unasked=Init.NO_OPEN_SUPPORT in agreement.offered, passthrough=Init.PASSTHROUGH in agreement.taken
         )
         self._directories_unasked = self._frozen and Init.NO_OPENDIR_SUPPORT in agreement.offered
+
+    async def answer_later(self, handler: Handler, number: int, body: bytes) -> Body:
+        """What a handler gives that needs names which are not in memory."""
+        reply = await having(partial(handler, number, memoryview(body)))
+        if isinstance(reply, Coroutine):
+            return await reply
+        return b"" if reply is None else reply
 
     async def next_notification(self) -> bytes:
         """Wait for something that the kernel has to be told unasked: a whole message."""
@@ -223,7 +234,9 @@ class Operations:
     def _list(self, number: int, body: memoryview, plus: bool) -> Reply:
         handle, offset, size = READ_IN.unpack_from(body)
         listing = self._directories.listing(number, handle, offset)
-        records = self._directories.read_nowait(number, listing, offset, size, plus)
+        records = None
+        with suppress(Elsewhere):
+            records = self._directories.read_nowait(number, listing, offset, size, plus)
         if records is not None:
             return records
         return self._wait_for_entries(number, handle, listing, offset, size, plus)
@@ -232,7 +245,8 @@ class Operations:
         self, number: int, handle: int, listing: Listing, offset: int, size: int, plus: bool
     ) -> bytes:
         listing = await self._directories.wait(number, handle, listing, offset)
-        return self._directories.read_nowait(number, listing, offset, size, plus) or b""
+        read = partial(self._directories.read_nowait, number, listing, offset, size, plus)
+        return await having(read) or b""
 
     def _statfs(self, _number: int, _body: memoryview) -> bytes:
         return replies.statfs()

@@ -22,6 +22,7 @@ from s3stream_fs.bindings.native.operations import REFUSED, Later, Operations
 from s3stream_fs.bindings.native.protocol import IN_HEADER, INTERRUPT_IN, UNANSWERED, Body, Opcode
 from s3stream_fs.bindings.native.writer import GONE, LARGE_NBYTES, Writer
 from s3stream_fs.errors import S3StreamError, UsageError, errno_of
+from s3stream_fs.namespace.shelf import Elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,10 @@ class Server:
                 if opcode not in UNANSWERED:
                     self._writer.reply(unique, REFUSED.get(opcode, errno.ENOSYS), b"")
                 return
-            reply = handler(number, body)
+            try:
+                reply = handler(number, body)
+            except Elsewhere:
+                reply = self._operations.answer_later(handler, number, bytes(body))
         except Exception as error:
             code = self._code_of(error, opcode)
             if opcode not in UNANSWERED:
