@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB: Final = 1024
 """The largest request that FUSE carries (256 pages). Measured: 430 MiB/s at 128 KiB, 1,300 at 1 MiB, no more above."""
 
-MAX_BACKGROUND: Final = 512
-"""Requests of read-ahead that the kernel has under way. At its default of 12 it stops reading ahead as soon as 9 are
-waiting, and asks for 100 KB in 11 requests of 8 KiB instead of one: 64 cold readers got half the files per second."""
+MAX_BACKGROUND: Final = 0xFFFF
+"""Requests for pages that the kernel has under way; the others wait in it, where no deadline runs for them. At its
+default of 12 it stops reading ahead as soon as 9 are waiting, and asks for 100 KB in 11 requests of 8 KiB instead of
+one: 64 cold readers got half the files per second."""
 
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 

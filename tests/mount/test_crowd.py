@@ -82,6 +82,44 @@ def test_five_thousand_threads_wait_for_a_store_that_is_slow(server: S3Server, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's limits may be raised by root only")
+def test_no_read_waits_in_the_kernel_where_its_deadline_does_not_run(mounted: Mounted, binding: str) -> None:
+    if binding != "native":
+        pytest.skip("pyfuse3 handles 512 at once")
+    nfiles, nreads = 40, 18
+    with SimulatedS3([f"large:{nfiles}:{nreads}MiB"], {}) as server:
+        mount = mounted(server, BUCKET, read_deadline="10s")
+        mount.announce("of 'large/.* took longer")
+        files = [os.open(path, os.O_RDONLY) for path in (mount.path / "large").iterdir()]
+        server.change({"faults": {"stall": 1.0}})
+        errors: list[int] = []
+
+        def read(file: int, offset: int) -> None:
+            try:
+                os.pread(file, 4096, offset)
+            except OSError as error:
+                errors.append(error.errno or 0)
+
+        # Each far from all others, so that none is answered by what another has the kernel read.
+        threads = [
+            threading.Thread(target=read, args=(file, number * 1024 * 1024 + 500_000))
+            for file in files
+            for number in range(nreads)
+        ]
+        for thread in threads:
+            thread.start()
+        nwanted = 0
+        while nwanted < nfiles * nreads:
+            assert not errors, f"{nwanted} are seen before the first one has ended"
+            fetch = mount.stats()["fetch"]
+            nwanted = fetch["in_flight"] + fetch["queued"] + fetch["paused"]
+        for thread in threads:
+            thread.join()
+        for file in files:
+            os.close(file)
+        assert errors == [errno.EIO] * nfiles * nreads
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's limits may be raised by root only")
 def test_the_kernel_asks_once_for_a_small_file_however_many_readers_wait(
     simulated: SimulatedS3, mounted: Mounted
 ) -> None:

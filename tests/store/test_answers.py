@@ -7,6 +7,7 @@ final, and that one answer never changes what the whole mount does.
 from __future__ import annotations
 
 import gc
+import gzip
 import hashlib
 import logging
 import threading
@@ -475,6 +476,34 @@ def test_a_listing_and_a_refusal_without_an_end_are_errors(monkeypatch: pytest.M
 
         using(server, case)
     assert endless.nbytes < NBYTES_AT_MOST
+
+
+@left_generators
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_packed_answer_is_as_long_as_what_it_comes_to(status: int) -> None:
+    """20 MB of blanks are 20 KB."""
+
+    def alter(request: Request, answer: Answer) -> Answer:
+        body = answer.body
+        if endless:
+            body = body.replace(b"</ListBucketResult>", b" " * 20_000_000 + b"</ListBucketResult>")
+        packed = gzip.compress(body)
+        headers = {**answer.headers, "Content-Encoding": "gzip", "Content-Length": str(len(packed))}
+        return replace(answer, status=status if endless else 200, body=packed, headers=headers)
+
+    with OddS3() as server:
+        server.alter = alter
+        endless = False
+
+        async def case(store: S3Store) -> None:
+            nonlocal endless
+            await _list(store)
+            endless = True
+            with pytest.raises(StoreError if status == 200 else Denied):
+                await store.list_page("")
+            gc.collect()
+
+        using(server, case)
 
 
 # -- versions

@@ -326,12 +326,14 @@ def test_a_piece_is_what_comes_in_a_quarter_of_a_second(nbytes_per_second: float
 )
 def test_what_comes_in_a_quarter_of_a_second_comes_at_once(nbytes_per_second: float, at_once: int) -> None:
     pace = Pace()
-    assert not pace.comes_at_once(ANY, 1)
+    assert not pace.comes_at_once(ANY, 1, told=False)
+    assert not pace.comes_at_once(ANY, LEAST_NBYTES + 1, told=True)
     pace.came(MIB, MIB / nbytes_per_second)
-    assert pace.comes_at_once(ANY, min(at_once, int(nbytes_per_second / 4)))
-    assert not pace.comes_at_once(ANY, int(nbytes_per_second / 4) + 1)
+    assert pace.comes_at_once(ANY, min(at_once, int(nbytes_per_second / 4)), told=False)
+    assert not pace.comes_at_once(ANY, max(int(nbytes_per_second / 4), LEAST_NBYTES) + 1, told=True)
+    assert pace.comes_at_once(ANY, LEAST_NBYTES, told=True)
     pace.cut(ANY)
-    assert not pace.comes_at_once(ANY, 1)
+    assert not pace.comes_at_once(ANY, 1, told=True)
 
 
 def test_a_link_that_becomes_slow_is_known_after_a_few_pieces() -> None:

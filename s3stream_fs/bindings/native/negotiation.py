@@ -36,9 +36,10 @@ MAX_REQUEST_NBYTES: Final = 1024 * 1024
 _PAGE_NBYTES: Final = 4096
 """The least page there is; where pages are larger the kernel lowers the number of them itself."""
 
-MAX_BACKGROUND: Final = 512
-"""Reads ahead that the kernel has under way. At its default of 12 it stops reading ahead as soon as 9 are waiting. It
-allows an unprivileged mount less (fs.fuse.max_user_bgreq)."""
+MAX_BACKGROUND: Final = 0xFFFF
+"""Reads of pages that the kernel has under way, those that a program waits for as well; the others wait in the kernel,
+where no deadline runs for them: of 512 at a time 188 of 700 reads took twice ``--read-deadline``. At its default of 12
+it stops reading ahead as soon as 9 are waiting. It allows an unprivileged mount less (fs.fuse.max_user_bgreq)."""
 
 _MAX_WRITE_NBYTES: Final = 4096
 """The least that the kernel takes. Nothing is ever written."""

@@ -6,7 +6,6 @@ Bytes are handed over as they come, in the buffers that obstore filled. Never re
 from __future__ import annotations
 
 import base64
-import math
 import socket
 from contextlib import suppress
 from typing import Any, Final
@@ -34,7 +33,7 @@ _IDLE_SECONDS: Final = 15
 _REQUEST_SECONDS: Final = 120
 """A single GET that is still running then is given up: 8 MiB at 70 kB/s. What it has brought is not lost."""
 
-_AT_ONCE_SECONDS: Final = 5
+_AT_ONCE_SECONDS: Final = 3
 """A body that was to come within a quarter of a second, and has not by then, is given up: the link has become slow, or
 it is longer than was asked for, which nobody sees before its end. The next try takes it in pieces."""
 
@@ -104,28 +103,26 @@ class DataPlane:
     async def _read(self, result: Any, object_id: ObjectId, byte_range: ByteRange, deliver: Deliver) -> None:
         """Hand a body over as it comes, or at once: of one that is cut little is lost (see ``Pace``)."""
         nbytes = len(byte_range)
-        # A whole object has the size that was checked, and no body goes beyond it.
-        whole = byte_range == object_id.whole
-        if self._pace.comes_at_once(object_id, nbytes) or (whole and nbytes <= self._pace.piece_nbytes(object_id)):
-            await self._read_at_once(result, object_id, nbytes, math.inf if whole else _AT_ONCE_SECONDS, deliver)
+        # Of a whole object the length that the store tells is its size, which was checked.
+        if self._pace.comes_at_once(object_id, nbytes, told=byte_range == object_id.whole):
+            await self._read_at_once(result, object_id, nbytes, deliver)
         else:
             await self._read_in_pieces(result, object_id, nbytes, deliver)
 
-    async def _read_at_once(
-        self, result: Any, object_id: ObjectId, nbytes: int, patience_seconds: float, deliver: Deliver
-    ) -> None:
-        """Takes a fifth less CPU for small bodies."""
+    async def _read_at_once(self, result: Any, object_id: ObjectId, nbytes: int, deliver: Deliver) -> None:
+        """Takes a fifth less CPU for small bodies. A store may tell a length and send more all the same, of which
+        nothing is seen before its end: so there is little time for it."""
         then = trio.current_time()
         body = None
         try:
-            with trio.move_on_after(patience_seconds):
+            with trio.move_on_after(_AT_ONCE_SECONDS):
                 body = memoryview(await self._loop.wait(result.bytes_async))
         except Exception:
             self._pace.cut(object_id)
             raise
         if body is None:
             self._pace.cut(object_id)
-            raise StoreUnavailable(f"a body of {nbytes} bytes has not come within {patience_seconds:g} s")
+            raise StoreUnavailable(f"a body of {nbytes} bytes has not come within {_AT_ONCE_SECONDS:g} s")
         self._came(len(body), then)
         if len(body) > nbytes:
             raise StoreUnavailable(f"the body has {len(body)} bytes instead of {nbytes}")

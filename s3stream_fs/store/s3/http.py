@@ -7,6 +7,7 @@ target is the path and the query, as they were signed; a forward proxy gets the 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -26,6 +27,10 @@ max-keys may send is 20,000 keys, some 50 ms to read."""
 _MOST_REFUSED_NBYTES: Final = 1024 * 1024
 """What a store says with an error. A proxy may say it with a web page. The rest of a longer one is left unread, for
 what counts is the status."""
+
+
+_GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+_UNPACKED_NBYTES: Final = 64 * 1024
 
 
 class EndlessAnswer(httpx2.ReadError):
@@ -66,8 +71,34 @@ class _Transport(httpx2.AsyncHTTPTransport):
             refused = response.status_code >= 300
             listed = b"max-keys=" in request.url.raw_path
             most = _MOST_REFUSED_NBYTES if refused else _MOST_LISTED_NBYTES if listed else _MOST_NBYTES
-            response.stream = _Bounded(response.stream, most, cut=refused)
+            stream = response.stream
+            if refused or listed:
+                # Unpacked here, so that what is counted is what it comes to: 2 MB may be 2 GiB of blanks.
+                encoding = response.headers.pop("content-encoding", "identity")
+                stream = _Unpacked(stream) if encoding.lower() in ("gzip", "x-gzip", "deflate") else stream
+            response.stream = _Bounded(stream, most, cut=refused)
         return response
+
+
+class _Unpacked(httpx2.AsyncByteStream):
+    """A body that was packed by gzip or zlib, a little at a time."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        unpacking = zlib.decompressobj(_GZIP_OR_ZLIB)
+        async for piece in self._stream:
+            left = piece
+            try:
+                while unpacked := unpacking.decompress(left, _UNPACKED_NBYTES):
+                    yield unpacked
+                    left = unpacking.unconsumed_tail
+            except zlib.error as error:
+                raise httpx2.ReadError(f"the answer cannot be unpacked: {error}") from None
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _Bounded(httpx2.AsyncByteStream):

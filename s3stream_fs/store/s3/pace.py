@@ -62,10 +62,12 @@ class Pace:
         if left > 0:
             self._cut[object_id] = left
 
-    def comes_at_once(self, object_id: ObjectId, nbytes: int) -> bool:
-        """Whether a body of so many bytes is not worth being cut into pieces."""
+    def comes_at_once(self, object_id: ObjectId, nbytes: int, *, told: bool) -> bool:
+        """Whether a body of so many bytes is not worth being cut into pieces. ``told``: the store tells its length."""
         if object_id in self._cut:
             return False
+        if told and nbytes <= LEAST_NBYTES:
+            return True
         return nbytes * self._seconds <= self._nbytes * _PIECE_SECONDS and self._nbytes > 0
 
     def piece_nbytes(self, object_id: ObjectId) -> int:
