@@ -69,6 +69,9 @@ _WEATHER: Final[tuple[Mapping[str, object], ...]] = (
 """What the store does, in turn."""
 
 _WEATHER_SECONDS: Final = 20.0
+_LEAST_SECONDS: Final = 5 * _WEATHER_SECONDS
+"""Each weather once. What is held swings within seconds, and shorter quarters would be compared by chance."""
+
 _REPLACE_SECONDS: Final = 2.0
 _SAMPLE_SECONDS: Final = 1.0
 
@@ -103,6 +106,10 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="of a reader between two files")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where it is drawn, as PNG")
     arguments = parser.parse_args()
+    if not arguments.seconds >= _LEAST_SECONDS:
+        parser.error(f"--seconds takes a number from {_LEAST_SECONDS:g} on: the cache has to fill up first")
+    if arguments.plot is not None and not arguments.plot.parent.is_dir():
+        parser.error(f"there is no folder {arguments.plot.parent}")
     print(f"- {machine.describe()}\n")
     build = Path(__file__).parents[1] / "build" / "bench"
     build.mkdir(parents=True, exist_ok=True)

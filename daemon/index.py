@@ -157,11 +157,21 @@ def _written(
             return trio.run(_until_stopped, write)
     except BaseExceptionGroup as group:
         mistake = usage_error_in(group)
-        if mistake is None:
+        if mistake is not None:
+            raise ExitError(str(mistake), getattr(mistake, "code", ExitCode.SNAPSHOT)) from None
+        _, others = group.split(OSError)
+        if others is not None:
             raise
-        raise ExitError(str(mistake), getattr(mistake, "code", ExitCode.SNAPSHOT)) from None
+        raise ExitError(f"cannot write {output}: {_reason(group)}", ExitCode.SNAPSHOT) from None
     except OSError as error:
         raise ExitError(f"cannot write {output}: {error.strerror}", ExitCode.SNAPSHOT) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the first error of the system in a group says."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
 
 
 async def _until_stopped(work: Callable[[], Awaitable[tuple[SnapshotInfo, _Told]]]) -> tuple[SnapshotInfo, _Told]:

@@ -13,7 +13,7 @@ BLOCK_BYTES: Final = 16 * 1024
 """Size of a block, the unit in which presence and checksums are counted, and the least that is fetched.
 
 A column of a Parquet row group, or an index, often takes a dozen KiB here and there: with blocks of 256 KiB (two kernel
-reads of 128 KiB) 17 times as much was fetched as was asked for, with 64 KiB 5.5 times, with 16 KiB twice.
+reads of 128 KiB) 17 times as much was fetched as was asked for, with 64 KiB 5.5 times, with 16 KiB 2.5 times.
 """
 
 MAX_OBJECT_NBYTES: Final = 1 << 53

@@ -16,7 +16,7 @@ from s3stream_daemon.exits import ExitCode
 PATIENCE_SECONDS = 30
 
 PROLOGUE = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 from s3stream_daemon.background import run_in_background
 from s3stream_daemon.exits import ExitCode, ExitError
@@ -119,7 +119,8 @@ command = os.getpid()
 def daemon(pipe):
     alive = open(folder / "alive", "w")
     os.kill(command, signal.SIGINT)
-    signal.pause()
+    while True:
+        time.sleep(0.01)  # pause() would wait for ever where the signal came just before it
 reader = os.open(folder / "alive", os.O_RDONLY | os.O_NONBLOCK)
 try:
     start(daemon)

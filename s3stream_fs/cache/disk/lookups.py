@@ -89,6 +89,11 @@ class Lookups:
                 packed = index.find(name, object_id)
             if packed is None:
                 return Found(None)
+            if isinstance(fault, FileNotFoundError):  # another process may have made and committed it meanwhile
+                try:
+                    file, fault = folder.files.open(name), None
+                except OSError as error:
+                    fault = error.with_traceback(None)
             checksums = Checksums(byte_range.blocks(), packed)
             try:
                 if file is not None and reading is not None and checksums.has(span.blocks()):
