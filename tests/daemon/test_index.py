@@ -418,6 +418,14 @@ def test_an_inventory_with_few_fields(bucket: S3Server, index: Callable[..., Any
     assert row == ("d/e/f/g", 4, hashlib.md5(b"deep").hexdigest(), 0, "STANDARD", 0)
 
 
+def test_a_folder_in_which_nothing_can_be_made(cli: CommandLine, bucket: S3Server) -> None:
+    done = cli.run("index", "s3://bucket", "-o", "/proc/snapshot", "--endpoint-url", bucket.url)
+    assert done.returncode == 9
+    assert "cannot write /proc/snapshot: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_no_room_for_it(cli: CommandLine, bucket: S3Server, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *COMMAND, "index", "s3://bucket", "-o", tmp_path / "snap",

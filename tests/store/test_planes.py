@@ -70,6 +70,16 @@ def signed(one: Seen) -> list[str]:
     return one.request.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
 
 
+@pytest.mark.parametrize("half", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_a_pair_of_keys_in_the_environment_disturbs_nobody_who_needs_none(
+    half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(half)
+    with SmallS3({"bucket": OBJECTS}) as store:
+        assert use({}, endpoint_url=store.url, anonymous=True) == "obstore"
+        assert not any("authorization" in one.request.headers for one in store.seen)
+
+
 def test_a_customers_key_goes_with_all_that_asks_for_an_object_and_with_nothing_else() -> None:
     with SmallS3({"bucket": OBJECTS}) as store:
         assert use({}, endpoint_url=store.url, sse_c_key=KEY) == "obstore"

@@ -216,21 +216,19 @@ class DataPlane:
         }
         if connection.trust.pem:
             client["root_certificate"] = connection.trust.pem
-        signing: dict[str, Any] = {}
-        if keys is not None:
-            found = {
-                "access_key_id": keys.access_key,
-                "secret_access_key": keys.secret_key,
-                "token": keys.token,
-                "expires_at": None,
-            }
-            signing["credential_provider"] = lambda: found
+        # Also where nothing is signed: else half a pair of keys in the environment is an error.
+        found = {
+            "access_key_id": "nobody" if keys is None else keys.access_key,
+            "secret_access_key": "" if keys is None else keys.secret_key,
+            "token": None if keys is None else keys.token,
+            "expires_at": None,
+        }
         return ObstoreS3(
             config.bucket,
             config=settings,  # type: ignore[arg-type]
             client_options=client,  # type: ignore[arg-type]
             retry_config={"max_retries": 0},
-            **signing,
+            credential_provider=lambda: found,  # type: ignore[arg-type]
         )
 
 
