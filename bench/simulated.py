@@ -63,6 +63,7 @@ class SimulatedS3:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C ends who reads first, while there is still a store to read from
         )
         assert self._process.stdout is not None
         said = self._process.stdout.readline()

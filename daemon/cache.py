@@ -180,8 +180,11 @@ def locate(text: str | None, cache_dir: str | None) -> Target:
     mount = mount_above(path)
     if mount is not None:
         return _in_mount(path, mount)
-    if (path / BLOCKS / INDEX).is_file():
-        return Target(path)
+    try:
+        if (path / BLOCKS / INDEX).is_file():
+            return Target(path)
+    except OSError as error:  # another user's
+        raise ExitError(f"cache folder {one_line(text)!r} cannot be used: {error.strerror}", ExitCode.CACHE) from None
     raise ExitError(
         f"{one_line(text)!r} is neither s3://BUCKET/PREFIX, nor in a mount of s3stream-fs, nor a cache folder"
     )

@@ -221,6 +221,7 @@ def test_policy_keep_hits_what_fits(server: S3Server, mounted: Mounted) -> None:
     [
         (["ls", "/nowhere"], 2, "neither s3://BUCKET/PREFIX"),
         (["info", "--cache-dir", "/nowhere"], 5, "holds no cache"),
+        (["info", "/tmp/" + 300 * "x"], 5, "cannot be used: File name too long"),
         (["clear", "s3://"], 2, "the bucket is missing"),
         (["pin"], 2, "TARGET"),
         (["frobnicate"], 2, "frobnicate"),
